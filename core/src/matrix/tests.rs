@@ -1,0 +1,273 @@
+//! How scenarios unfold, and what is said where they can't.
+
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::*;
+use crate::device::DeviceKind;
+use crate::model::{BUILT_IN_MODELS, parse_manifest};
+use crate::policy::Policy;
+use crate::workload::{Prompt, Workload};
+
+fn device(agent: &str, id: &str, backends: &[BackendKind]) -> Device {
+    Device {
+        agent: agent.parse().unwrap(),
+        id: id.parse().unwrap(),
+        name: "a device".to_owned(),
+        memory_bytes: None,
+        cores: None,
+        backends: backends.to_vec(),
+    }
+}
+
+fn workloads(count: u32) -> Vec<Arc<Workload>> {
+    let workload = |i: u32| Workload {
+        name: format!("w{i}").parse().unwrap(),
+        prompt: Prompt::Seeded { seed: 1, tokens: i + 1 },
+        generate: 2,
+        batch: 1,
+    };
+    (0..count).map(|i| Arc::new(workload(i))).collect()
+}
+
+/// Models of one shape, so that there can be any number of them.
+fn models(count: usize) -> Vec<Model> {
+    let built_in = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
+    (0..count).map(|i| Model { id: format!("m{i}").parse().unwrap(), ..built_in[0].clone() }).collect()
+}
+
+fn scenario(selectors: &[&str]) -> Scenario {
+    Scenario {
+        name: "t".to_owned(),
+        description: String::new(),
+        models: models(1),
+        weights: Weights::Synthetic,
+        backends: BackendKind::PUBLIC.to_vec(),
+        precisions: vec![Precision::F16, Precision::Q4KM],
+        devices: selectors.iter().map(|text| text.parse().unwrap()).collect(),
+        workloads: workloads(2),
+        policy: Policy::default(),
+    }
+}
+
+/// The matrix as `regatta plan` might show it.
+fn shown(matrix: &Matrix) -> String {
+    let line = |planned: &PlannedCell| {
+        let PlannedCell { cell, plan, .. } = planned;
+        let plan = match plan {
+            CellPlan::Run { trial } => format!("trial {trial}"),
+            CellPlan::Skip { reason } => format!("skip: {reason}"),
+        };
+        format!("{}/{} {} {} {}: {plan}", cell.agent, cell.device, cell.backend, cell.artifact, cell.workload.name)
+    };
+    matrix.cells.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_order_is_device_model_backend_precision_workload() {
+    let devices = [device("a", "cpu", &BackendKind::PUBLIC), device("a", "vulkan:0", &[BackendKind::LlamaCpp])];
+    let matrix = expand(&scenario(&["all"]), &devices);
+    assert_snapshot!(shown(&matrix), @"
+    a/cpu candle m0 safetensors f16 (synthetic) w0: trial 0
+    a/cpu candle m0 safetensors f16 (synthetic) w1: trial 0
+    a/cpu candle m0 gguf q4_k_m (synthetic) w0: trial 1
+    a/cpu candle m0 gguf q4_k_m (synthetic) w1: trial 1
+    a/cpu llama.cpp m0 gguf f16 (synthetic) w0: trial 2
+    a/cpu llama.cpp m0 gguf f16 (synthetic) w1: trial 2
+    a/cpu llama.cpp m0 gguf q4_k_m (synthetic) w0: trial 3
+    a/cpu llama.cpp m0 gguf q4_k_m (synthetic) w1: trial 3
+    a/vulkan:0 candle m0 safetensors f16 (synthetic) w0: skip: candle supports cpu, cuda, metal, not vulkan
+    a/vulkan:0 candle m0 safetensors f16 (synthetic) w1: skip: candle supports cpu, cuda, metal, not vulkan
+    a/vulkan:0 candle m0 gguf q4_k_m (synthetic) w0: skip: candle supports cpu, cuda, metal, not vulkan
+    a/vulkan:0 candle m0 gguf q4_k_m (synthetic) w1: skip: candle supports cpu, cuda, metal, not vulkan
+    a/vulkan:0 llama.cpp m0 gguf f16 (synthetic) w0: trial 4
+    a/vulkan:0 llama.cpp m0 gguf f16 (synthetic) w1: trial 4
+    a/vulkan:0 llama.cpp m0 gguf q4_k_m (synthetic) w0: trial 5
+    a/vulkan:0 llama.cpp m0 gguf q4_k_m (synthetic) w1: trial 5
+    ");
+    assert_eq!(matrix.trials.len(), 6);
+    assert_eq!(matrix.trials[5].cells, 14..16);
+}
+
+#[test]
+fn what_an_agent_has_no_worker_for_is_skipped() {
+    let matrix = expand(
+        &Scenario { workloads: workloads(1), ..scenario(&["cpu"]) },
+        &[device("a", "cpu", &[BackendKind::Candle])],
+    );
+    assert_snapshot!(shown(&matrix), @"
+    a/cpu candle m0 safetensors f16 (synthetic) w0: trial 0
+    a/cpu candle m0 gguf q4_k_m (synthetic) w0: trial 1
+    a/cpu llama.cpp m0 gguf f16 (synthetic) w0: skip: agent a has no worker for llama.cpp on cpu
+    a/cpu llama.cpp m0 gguf q4_k_m (synthetic) w0: skip: agent a has no worker for llama.cpp on cpu
+    ");
+}
+
+#[test]
+fn made_up_weights_that_fit_no_block_are_skipped() {
+    let mut narrow = scenario(&["cpu"]);
+    narrow.models[0].shape.hidden = 576;
+    narrow.workloads = workloads(1);
+    let devices = [device("a", "cpu", &BackendKind::PUBLIC)];
+    assert_snapshot!(shown(&expand(&narrow, &devices)), @"
+    a/cpu candle m0 safetensors f16 (synthetic) w0: trial 0
+    a/cpu candle m0 gguf q4_k_m (synthetic) w0: skip: q4_k_m needs rows of a multiple of 256, m0 has 576
+    a/cpu llama.cpp m0 gguf f16 (synthetic) w0: trial 1
+    a/cpu llama.cpp m0 gguf q4_k_m (synthetic) w0: skip: q4_k_m needs rows of a multiple of 256, m0 has 576
+    ");
+    let real = Scenario { weights: Weights::Real, ..narrow };
+    assert_eq!(expand(&real, &devices).trials.len(), 4);
+}
+
+#[test]
+fn a_batch_that_an_engine_refuses_is_skipped_and_the_rest_of_its_trial_is_not() {
+    let mut batches = scenario(&["cpu"]);
+    batches.workloads = workloads(2);
+    batches.workloads[0] = Arc::new(Workload { batch: 4, ..(*batches.workloads[0]).clone() });
+    let devices = [device("a", "cpu", &[BackendKind::Candle])];
+    assert_snapshot!(shown(&expand(&Scenario { backends: vec![BackendKind::Candle], ..batches }, &devices)), @"
+    a/cpu candle m0 safetensors f16 (synthetic) w0: trial 0
+    a/cpu candle m0 safetensors f16 (synthetic) w1: trial 0
+    a/cpu candle m0 gguf q4_k_m (synthetic) w1: trial 1
+    a/cpu candle m0 gguf q4_k_m (synthetic) w0: skip: candle takes one sequence at a time with q4_k_m weights; the batch is 4
+    ");
+}
+
+#[test]
+fn only_the_devices_asked_for_have_cells() {
+    let both = &BackendKind::PUBLIC;
+    let devices = [
+        device("a", "cuda:0", both),
+        device("a", "cuda:1", both),
+        device("b", "cuda:1", both),
+        device("b", "cpu", both),
+    ];
+    let used = |selectors: &[&str]| {
+        let matrix = expand(&scenario(selectors), &devices);
+        let mut used: Vec<_> = matrix.trials.iter().map(|trial| format!("{}/{}", trial.agent, trial.device)).collect();
+        used.dedup();
+        used.join(" ")
+    };
+    assert_eq!(used(&["all"]), "a/cuda:0 a/cuda:1 b/cuda:1 b/cpu");
+    assert_eq!(used(&["cuda"]), "a/cuda:0 a/cuda:1 b/cuda:1");
+    assert_eq!(used(&["cuda:1"]), "a/cuda:1 b/cuda:1");
+    assert_eq!(used(&["cpu", "cuda:0"]), "a/cuda:0 b/cpu");
+    assert_eq!(used(&["cuda:1", "cuda", "all"]), "a/cuda:0 a/cuda:1 b/cuda:1 b/cpu");
+}
+
+#[test]
+fn a_device_that_is_reported_twice_has_its_cells_once() {
+    let cpu = device("a", "cpu", &BackendKind::PUBLIC);
+    assert_eq!(expand(&scenario(&["all"]), &[cpu.clone(), cpu.clone()]), expand(&scenario(&["all"]), &[cpu]));
+}
+
+#[test]
+fn missing_devices_are_named_with_those_there_are() {
+    let both = &BackendKind::PUBLIC;
+    let said = |selectors: &[&str], devices: &[Device]| {
+        check_devices(&scenario(selectors), devices)
+            .map_or_else(|errors| errors.to_string(), |()| "accepted".to_owned())
+    };
+    let gpus = [device("a", "cpu", both), device("a", "cuda:0", both), device("a", "cuda:1", both)];
+    assert_snapshot!(said(&["cuda:7"], &gpus), @r#"no device cuda:7 here: available devices: cpu, cuda:0, cuda:1; use one of these, or devices = ["cuda"]"#);
+    assert_snapshot!(said(&["cuda:1"], &gpus), @"accepted");
+    assert_snapshot!(said(&["cuda"], &gpus[..1]), @r#"no device cuda here: available devices: cpu; use devices = ["cpu"]"#);
+    assert_snapshot!(said(&["metal", "cuda:0", "cpu"], &gpus[..1]), @r#"
+    no device metal here: available devices: cpu; use devices = ["cpu"]
+    no device cuda:0 here: available devices: cpu; use devices = ["cpu"]
+    "#);
+    assert_snapshot!(said(&["all"], &gpus), @"accepted");
+    assert_snapshot!(said(&["all"], &[]), @"there are no devices: start an agent, and see `regatta doctor` if it finds none");
+}
+
+#[test]
+fn a_matrix_in_which_nothing_can_run_is_an_error() {
+    let said = |backends: &[BackendKind]| {
+        let devices = [device("a", "cpu", backends), device("b", "vulkan:0", &[])];
+        check_devices(&scenario(&["all"]), &devices)
+            .map_or_else(|errors| errors.to_string(), |()| "accepted".to_owned())
+    };
+    assert_snapshot!(said(&[]), @"nothing can run: agent a has no worker for candle on cpu; agent a has no worker for llama.cpp on cpu; agent b has no worker for llama.cpp on vulkan:0; candle supports cpu, cuda, metal, not vulkan");
+    assert_snapshot!(said(&[BackendKind::LlamaCpp]), @"accepted");
+}
+
+#[test]
+fn large_matrices_need_a_word() {
+    let large = Scenario { models: models(60), workloads: workloads(52), ..scenario(&["all"]) };
+    let devices = [device("a", "cpu", &BackendKind::PUBLIC)];
+    assert_snapshot!(check_size(&large, &devices, MAX_CELLS).unwrap_err(), @"12,480 cells > 2,000: narrow the scenario, or pass --allow-large");
+    assert_eq!(check_size(&large, &devices, MAX_CELLS_LARGE), Ok(12_480));
+    assert_eq!(check_size(&large, &devices, 12_480), Ok(12_480));
+    let vast = Scenario { models: models(1000), workloads: workloads(1000), ..large };
+    assert_snapshot!(check_size(&vast, &devices, MAX_CELLS_LARGE).unwrap_err(), @"4,000,000 cells > 1,000,000: narrow the scenario");
+}
+
+#[test]
+fn hashes_are_those_of_the_cells() {
+    let matrix = expand(&scenario(&["all"]), &[device("a", "cpu", &BackendKind::PUBLIC)]);
+    assert!(matrix.cells.iter().all(|planned| planned.hash == planned.cell.hash()));
+    // Stored results are found by this hash, so it must never change.
+    assert_snapshot!(matrix.cells[0].hash, @"a0420e1acc173fa8198a593e4bf8d6bf493239fc12347ea478bc164c531ede94");
+}
+
+fn any_devices() -> impl Strategy<Value = Vec<Device>> {
+    let backends = prop::sample::subsequence(BackendKind::ALL.to_vec(), 0..=3);
+    let id = (prop::sample::select(DeviceKind::ALL.to_vec()), 0u32..3).prop_map(|(kind, index)| match kind {
+        DeviceKind::Cpu => DeviceId::CPU,
+        kind => DeviceId { kind, index },
+    });
+    let device =
+        (0..3, id, backends).prop_map(|(agent, id, backends)| device(&format!("a{agent}"), &id.to_string(), &backends));
+    prop::collection::vec(device, 0..8)
+}
+
+prop_compose! {
+    fn any_scenario()(
+        models in (0usize..3).prop_map(models),
+        backends in prop::sample::subsequence(BackendKind::ALL.to_vec(), 0..=3),
+        precisions in prop::sample::subsequence(Precision::ALL.to_vec(), 0..=6),
+        selectors in prop::sample::subsequence(vec!["all", "cpu", "cuda", "cuda:1", "metal:0"], 0..=5),
+        workloads in (0u32..4).prop_map(workloads),
+    ) -> Scenario {
+        Scenario { models, backends, precisions, workloads, ..scenario(&selectors) }
+    }
+}
+
+proptest! {
+    #[test]
+    fn cells_are_the_product_and_trials_part_the_runnable_ones(scenario in any_scenario(), devices in any_devices()) {
+        let matrix = expand(&scenario, &devices);
+        let product = scenario.models.len() * scenario.backends.len() * scenario.precisions.len() * scenario.workloads.len();
+        let used: HashSet<_> = devices
+            .iter()
+            .filter(|device| scenario.devices.iter().any(|selector| selector.matches(device.id)))
+            .map(|device| (&device.agent, device.id))
+            .collect();
+        prop_assert_eq!(matrix.cells.len(), used.len() * product);
+        prop_assert_eq!(matrix.cells.len(), count(&scenario, &devices));
+
+        let hashes: HashSet<_> = matrix.cells.iter().map(|planned| planned.hash).collect();
+        prop_assert_eq!(hashes.len(), matrix.cells.len());
+
+        let mut trial_of = vec![None; matrix.cells.len()];
+        for (number, trial) in matrix.trials.iter().enumerate() {
+            prop_assert!(!trial.cells.is_empty());
+            for position in trial.cells.clone() {
+                let cell = &matrix.cells[position].cell;
+                prop_assert_eq!(trial_of[position].replace(number), None);
+                prop_assert_eq!(
+                    (&cell.agent, cell.device, cell.backend, &cell.artifact),
+                    (&trial.agent, trial.device, trial.backend, &trial.artifact)
+                );
+            }
+        }
+        for (planned, trial) in matrix.cells.iter().zip(trial_of) {
+            match &planned.plan {
+                CellPlan::Run { trial: number } => prop_assert_eq!(trial, Some(*number)),
+                CellPlan::Skip { reason } => prop_assert!(trial.is_none() && !reason.is_empty()),
+            }
+        }
+        prop_assert_eq!(check_devices(&scenario, &devices).is_ok() && !matrix.cells.is_empty(),
+            !matrix.trials.is_empty() && scenario.devices.iter().all(|s| devices.iter().any(|d| s.matches(d.id))));
+    }
+}

@@ -1,0 +1,116 @@
+//! Metrics: what is derived from a sample, each with its formula. Times are those of [`Times`](crate::sample::Times).
+//!
+//! | metric | formula | unit |
+//! | --- | --- | --- |
+//! | TTFT | `t_1 - t_0` | ns |
+//! | engine TTFT | `t_1 - t_tok` | ns |
+//! | prefill rate | `batch · n_prompt / (t_ps - t_p)` | tokens/s |
+//! | decode rate | `batch · (N - 1) / (t_N - t_1)` | tokens/s |
+//! | TPOT | `(t_N - t_1) / (N - 1)`, undefined for N < 2 | ns |
+//! | ITL | `t_i - t_(i-1)` for i = 2 … N: a distribution | ns |
+//! | end to end | `t_e - t_0` | ns |
+//!
+//! Decode rate is `batch / TPOT`: it leaves out the first token, which belongs to TTFT. Tools that divide all tokens
+//! by the whole time, or feed random tokens without a sampler, report other numbers under the same name.
+
+use crate::sample::Sample;
+
+/// Version of the definitions above. It changes when a formula does, and is stored beside derived numbers.
+pub const METHOD_VERSION: u32 = 1;
+
+/// What one sample says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    /// Time to first token, in nanoseconds.
+    pub ttft_ns: u64,
+    /// Time to first token without tokenising, in nanoseconds.
+    pub engine_ttft_ns: u64,
+    /// Prompt tokens per second over all sequences.
+    pub prefill_rate: f64,
+    /// Generated tokens per second over all sequences, the first token left out. `None` with fewer than two.
+    pub decode_rate: Option<f64>,
+    /// Time per output token, in nanoseconds. `None` with fewer than two tokens.
+    pub tpot_ns: Option<f64>,
+    /// Times between tokens, in nanoseconds, in order.
+    pub itl_ns: Vec<u64>,
+    /// From prompt to last piece of text, in nanoseconds.
+    pub end_to_end_ns: u64,
+}
+
+const NS: f64 = 1e9;
+
+impl Metrics {
+    /// Derives the metrics of a sample that has passed [`Sample::check`].
+    pub fn of(sample: &Sample) -> Self {
+        let times = &sample.times;
+        let first = times.tokens.first().copied().unwrap_or(times.end);
+        let batch = f64::from(sample.batch);
+        let tpot_ns = match times.tokens.as_slice() {
+            [first, .., last] => Some((last - first) as f64 / (times.tokens.len() - 1) as f64),
+            _ => None,
+        };
+        let prefill_ns = (times.prefill_done - times.prefill_start) as f64;
+        Self {
+            ttft_ns: first,
+            engine_ttft_ns: first - times.tokenized,
+            prefill_rate: batch * f64::from(sample.prompt_tokens) * NS / prefill_ns,
+            decode_rate: tpot_ns.map(|tpot| batch * NS / tpot),
+            tpot_ns,
+            itl_ns: times.tokens.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+            end_to_end_ns: times.end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::tests::sample;
+
+    const MS: u64 = 1_000_000;
+
+    /// Tokenised after 1 ms, prefill from 2 to 22 ms, tokens at 25, 35, 55, 65 ms, text at 66 ms; 10 prompt tokens.
+    #[test]
+    fn golden_numbers() {
+        let metrics = Metrics::of(&sample());
+        assert_eq!(metrics.ttft_ns, 25 * MS);
+        assert_eq!(metrics.engine_ttft_ns, 24 * MS);
+        assert_eq!(metrics.end_to_end_ns, 66 * MS);
+        assert_eq!(metrics.itl_ns, [10 * MS, 20 * MS, 10 * MS]);
+        // 10 tokens in 20 ms.
+        assert_close(metrics.prefill_rate, 500.0);
+        // 3 tokens after the first in 40 ms.
+        assert_close(metrics.tpot_ns.unwrap(), 40e6 / 3.0);
+        assert_close(metrics.decode_rate.unwrap(), 75.0);
+    }
+
+    #[test]
+    fn a_batch_multiplies_rates_and_no_latency() {
+        let mut batch = sample();
+        batch.batch = 4;
+        let (one, four) = (Metrics::of(&sample()), Metrics::of(&batch));
+        assert_close(four.prefill_rate, 2000.0);
+        assert_close(four.decode_rate.unwrap(), 300.0);
+        assert_eq!((four.ttft_ns, four.tpot_ns, four.itl_ns), (one.ttft_ns, one.tpot_ns, one.itl_ns));
+    }
+
+    #[test]
+    fn one_token_has_no_time_per_output_token() {
+        let mut short = sample();
+        short.times.tokens.truncate(1);
+        let metrics = Metrics::of(&short);
+        assert_eq!((metrics.tpot_ns, metrics.decode_rate, metrics.itl_ns.len()), (None, None, 0));
+        assert_eq!(metrics.ttft_ns, 25 * MS);
+    }
+
+    #[test]
+    fn two_tokens_are_enough() {
+        let mut short = sample();
+        short.times.tokens.truncate(2);
+        assert_close(Metrics::of(&short).decode_rate.unwrap(), 100.0);
+    }
+
+    fn assert_close(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-9 * expected.abs(), "{found} is not {expected}");
+    }
+}

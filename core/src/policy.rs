@@ -1,0 +1,61 @@
+//! The measurement policy of a scenario: how often, how long, how warm.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// When a cell is warm enough to be measured. Repetitions of full shape run until `min_repetitions` and `min_time`
+/// are reached and the last three agree within `stable_within`; at `max_repetitions` or `max_time` the cell is
+/// measured all the same and its samples carry the flag `warmup_not_stable`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warmup {
+    /// Repetitions at least.
+    pub min_repetitions: u32,
+    /// Repetitions at most.
+    pub max_repetitions: u32,
+    /// Busy time at least.
+    pub min_time: Duration,
+    /// Busy time at most.
+    pub max_time: Duration,
+    /// Largest relative spread, `(max - min) / median`, of the last three repetitions' end-to-end times.
+    pub stable_within: f64,
+}
+
+impl Default for Warmup {
+    fn default() -> Self {
+        Self {
+            min_repetitions: 4,
+            max_repetitions: 20,
+            min_time: Duration::from_secs(3),
+            max_time: Duration::from_mins(1),
+            stable_within: 0.02,
+        }
+    }
+}
+
+/// How cells are measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Timed executions per cell.
+    pub repetitions: u32,
+    /// Warm-up before them.
+    pub warmup: Warmup,
+    /// The longest one cell may take, warm-up included, before its worker is stopped.
+    pub timeout: Duration,
+    /// Threads an engine may use on the CPU; `None` takes one per physical core.
+    pub threads: Option<u32>,
+    /// Seed of synthetic weights.
+    pub weights_seed: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            repetitions: 3,
+            warmup: Warmup::default(),
+            timeout: Duration::from_mins(10),
+            threads: None,
+            weights_seed: 1,
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What a scenario means: names are looked up, workloads are held against models, engines against devices.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::file::{ScenarioFile, WorkloadEntry};
+use super::{DeviceSelector, MAX_PROMPTS, Scenario, ScenarioBundle};
+use crate::artifact::{Precision, Weights};
+use crate::backend::BackendKind;
+use crate::document::{At, Report, closest, did_you_mean, grouped, quoted};
+use crate::id::{ModelId, WorkloadName, name_rule, shown};
+use crate::model::{self, Model};
+use crate::workload::{DEFAULT_PROMPT_SEED, Prompt, Workload};
+
+/// The name of the model manifest in messages.
+const MODELS_FILE: &str = "models.toml";
+
+/// The longest name of a prompt file, in bytes.
+const MAX_FILE_NAME: usize = 255;
+
+/// The devices a person can write, the last one standing for one of a kind.
+const DEVICES: [&str; 7] = ["all", "cpu", "cuda", "metal", "directml", "vulkan", "cuda:0"];
+
+/// The scenario, as far as it makes sense; what makes none is reported.
+pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &ScenarioBundle) -> Option<Scenario> {
+    let name = file.name.as_ref().and_then(|at| identifier::<WorkloadName>(report, "name", at));
+    let models = models(report, file.models.as_deref().unwrap_or_default(), &bundle.models);
+    let weights = bundle.weights.or(weights(report, file)).unwrap_or(Weights::Real);
+    let backends = choices(
+        report,
+        "backends",
+        "a backend",
+        &BackendKind::PUBLIC.map(BackendKind::as_str),
+        file.backends.as_deref(),
+    );
+    let precisions = choices(
+        report,
+        "precisions",
+        "a precision",
+        &Precision::ALL.map(Precision::as_str),
+        file.precisions.as_deref(),
+    );
+    let devices = if file.all_devices {
+        Some(vec![At { value: DeviceSelector::All, line: 0 }])
+    } else {
+        choices(report, "devices", "a device", &DEVICES, file.devices.as_deref())
+    };
+    if let (Some(backends), Some(devices)) = (&backends, &devices) {
+        check_devices(report, backends, devices);
+    }
+    if let (Some(backends), Some(precisions)) = (&backends, &precisions) {
+        check_precisions(report, backends, precisions);
+    }
+    let prompts = Prompts { report, weights, files: &bundle.prompts, bytes: Cell::new(0) };
+    let workloads = workloads(report, &file.workloads, &prompts, &models);
+    Some(Scenario {
+        name: name?.to_string(),
+        description: file.description.clone(),
+        models,
+        weights,
+        backends: values(backends?),
+        precisions: values(precisions?),
+        devices: values(devices?),
+        workloads,
+        policy: file.policy.clone(),
+    })
+}
+
+fn values<T>(list: Vec<At<T>>) -> Vec<T> {
+    list.into_iter().map(|at| at.value).collect()
+}
+
+/// Reads an identifier that the person chooses.
+fn identifier<T: FromStr>(report: &Report<'_>, key: &str, at: &At<&str>) -> Option<T> {
+    let found = at.value.parse().ok();
+    if found.is_none() {
+        report.value(at.line, key, &quoted(at.value), name_rule(), None);
+    }
+    found
+}
+
+/// Reads one of a few words.
+fn choice<T: FromStr>(report: &Report<'_>, key: &str, what: &str, known: &[&str], at: &At<&str>) -> Option<At<T>> {
+    let found = at.value.parse().ok();
+    if found.is_none() {
+        let rule = format!("not {what} (known: {})", known.join(", "));
+        let fix = closest(at.value, known.iter().copied()).map(did_you_mean);
+        report.value(at.line, key, &quoted(at.value), rule, fix);
+    }
+    found.map(|value| At { value, line: at.line })
+}
+
+/// Reads a list of such words; `None` if one of them is wrong, after reporting each that is.
+fn choices<T: FromStr>(
+    report: &Report<'_>,
+    key: &str,
+    what: &str,
+    known: &[&str],
+    list: Option<&[At<&str>]>,
+) -> Option<Vec<At<T>>> {
+    let found: Vec<_> = list?.iter().map(|at| choice(report, key, what, known, at)).collect();
+    found.into_iter().collect()
+}
+
+fn weights(report: &Report<'_>, file: &ScenarioFile<'_>) -> Option<Weights> {
+    let known = Weights::ALL.map(Weights::as_str);
+    choice(report, "weights", "a kind of weights", &known, file.weights.as_ref()?).map(|at| at.value)
+}
+
+/// The models of that ids. A broken manifest is reported instead of the ids that can't be found in it.
+fn models(report: &Report<'_>, ids: &[At<&str>], manifest: &str) -> Vec<Model> {
+    let known = match model::parse_manifest(MODELS_FILE, manifest) {
+        Ok(known) => known,
+        Err(errors) => {
+            report.append(errors);
+            return Vec::new();
+        }
+    };
+    ids.iter().filter_map(|at| find_model(report, at, &known)).collect()
+}
+
+fn find_model(report: &Report<'_>, at: &At<&str>, known: &[Model]) -> Option<Model> {
+    let id: ModelId = identifier(report, "models", at)?;
+    let found = known.iter().find(|model| model.id == id);
+    if found.is_none() {
+        let ids = || known.iter().map(|model| model.id.as_str());
+        let rule = format!("not a model of {MODELS_FILE} (known: {})", ids().collect::<Vec<_>>().join(", "));
+        report.value(at.line, "models", &quoted(at.value), rule, closest(at.value, ids()).map(did_you_mean));
+    }
+    found.cloned()
+}
+
+/// Reports engines that run on none of the devices, and kinds of device that none of the engines runs on. What
+/// remains are combinations that a mixed fleet leaves out; the matrix says so cell by cell.
+fn check_devices(report: &Report<'_>, backends: &[At<BackendKind>], devices: &[At<DeviceSelector>]) {
+    let runs = |backend: BackendKind, device: DeviceSelector| {
+        device.kind().is_none_or(|kind| backend.devices().contains(&kind))
+    };
+    let supports = |backend: BackendKind| {
+        let kinds: Vec<_> = backend.devices().iter().map(|kind| kind.as_str()).collect();
+        format!("{backend} supports {}", kinds.join(", "))
+    };
+    let mut every_backend_runs = true;
+    for backend in backends {
+        if !devices.iter().any(|device| runs(backend.value, device.value)) {
+            every_backend_runs = false;
+            let wanted: Vec<_> = devices.iter().map(|device| device.value.to_string()).collect();
+            let rule = format!("{}, not {}", supports(backend.value), wanted.join(", "));
+            let fix = "leave it out or add a device that it supports".to_owned();
+            report.value(backend.line, "backends", &quoted(backend.value.as_str()), rule, Some(fix));
+        }
+    }
+    let unused = |device: &&At<DeviceSelector>| !backends.iter().any(|backend| runs(backend.value, device.value));
+    for device in devices.iter().filter(unused).filter(|_| every_backend_runs) {
+        let rule = backends.iter().map(|backend| supports(backend.value)).collect::<Vec<_>>().join("; ");
+        report.value(device.line, "devices", &quoted(&device.value.to_string()), rule, None);
+    }
+}
+
+fn check_precisions(report: &Report<'_>, backends: &[At<BackendKind>], precisions: &[At<Precision>]) {
+    for backend in backends {
+        let loads = backend.value.precisions();
+        for precision in precisions.iter().filter(|precision| !loads.contains(&precision.value)) {
+            let known: Vec<_> = loads.iter().map(|precision| precision.as_str()).collect();
+            let rule = format!("{} loads {}", backend.value, known.join(", "));
+            report.value(precision.line, "precisions", &quoted(precision.value.as_str()), rule, None);
+        }
+    }
+}
+
+/// The workloads that make sense. Two of one name or of the same work are reported with both places.
+fn workloads(
+    report: &Report<'_>,
+    entries: &[WorkloadEntry<'_>],
+    prompts: &Prompts<'_, '_>,
+    models: &[Model],
+) -> Vec<Arc<Workload>> {
+    let mut names = HashMap::new();
+    let mut work = HashMap::new();
+    let mut workloads = Vec::new();
+    for entry in entries {
+        let name = entry.name.as_ref().and_then(|at| identifier::<WorkloadName>(report, "workload.name", at));
+        if let (Some(name), Some(at)) = (&name, &entry.name)
+            && let Some(first) = names.insert(name.clone(), at.line)
+        {
+            let rule = format!("named twice, first on line {first}");
+            report.value(at.line, "workload.name", &quoted(at.value), rule, Some("rename one".to_owned()));
+        }
+        let prompt = prompts.read(entry);
+        check_lengths(report, entry, models);
+        let (Some(name), Some(prompt), Some(generate)) = (name, prompt, &entry.generate) else { continue };
+        let workload = Workload { name, prompt, generate: generate.value, batch: entry.batch };
+        let place = (workload.name.clone(), entry.line);
+        if let Some((first, line)) = work.insert(workload.digest(), place) {
+            let rule = format!("workload '{}' does the same work as '{first}' on line {line}", workload.name);
+            report.rule(Some(entry.line), "workload", rule, Some("remove one".to_owned()));
+        }
+        workloads.push(Arc::new(workload));
+    }
+    workloads
+}
+
+/// Holds the number of tokens against what can be measured and what the models can take.
+fn check_lengths(report: &Report<'_>, entry: &WorkloadEntry<'_>, models: &[Model]) {
+    let Some(generate) = &entry.generate else { return };
+    if generate.value < 2 {
+        let rule = "needs generate >= 2: time per output token lies between two tokens".to_owned();
+        report.value(generate.line, "workload.generate", &generate.value, rule, None);
+        return;
+    }
+    // The length of a text without `prompt_tokens` is known only to the tokenizer; the least it can be is one token.
+    let prompt = entry.prompt_tokens.as_ref().map_or(1, |at| at.value);
+    let line = entry.prompt_tokens.as_ref().map_or(generate.line, |at| at.line);
+    let lengths =
+        if entry.prompt_tokens.is_some() { "prompt_tokens + generate" } else { "prompt of 1 or more + generate" };
+    let name = entry.name.as_ref().map_or_else(String::new, |at| format!(" of '{}'", shown(at.value)));
+    for model in models {
+        let (context, id) = (model.shape.context, &model.id);
+        let sum = u64::from(prompt) + u64::from(generate.value);
+        let window = model.shape.sliding_window.filter(|&window| sum > u64::from(window));
+        if prompt > context {
+            let rule = format!("prompt_tokens{name}: {prompt} > {context} (context of {id})");
+            report.rule(Some(line), "workload.prompt_tokens", rule, None);
+        } else if sum > u64::from(context) {
+            let rule = format!("{lengths}{name}: {prompt} + {} = {sum} > {context} (context of {id})", generate.value);
+            report.rule(Some(line), "workload.prompt_tokens", rule, None);
+        } else if let Some(window) = window {
+            let rule = format!(
+                "{lengths}{name}: {prompt} + {} = {sum} > {window} (sliding window of {id}): \
+                 sliding window differs between backends",
+                generate.value
+            );
+            let fix = format!("stay within {window} tokens or choose a model without a window");
+            report.rule(Some(line), "workload.prompt_tokens", rule, Some(fix));
+        }
+    }
+}
+
+/// Where prompts come from.
+struct Prompts<'a, 'd> {
+    report: &'a Report<'d>,
+    weights: Weights,
+    files: &'a BTreeMap<String, String>,
+    /// Size of all texts so far: one file named by a thousand workloads counts a thousand times.
+    bytes: Cell<usize>,
+}
+
+impl Prompts<'_, '_> {
+    fn read(&self, entry: &WorkloadEntry<'_>) -> Option<Prompt> {
+        if let (Some(_), Some(at)) = (&entry.prompt, &entry.prompt_file) {
+            let rule = "prompt and prompt_file can't both be given".to_owned();
+            self.report.rule(Some(at.line), "workload.prompt_file", rule, Some("remove one".to_owned()));
+            return None;
+        }
+        let text = match (&entry.prompt, &entry.prompt_file) {
+            (Some(at), _) => self.text(at, "workload.prompt", at.value)?,
+            (None, Some(at)) => self.text(at, "workload.prompt_file", self.file(at)?)?,
+            (None, None) => return self.seeded(entry),
+        };
+        if let Some(seed) = &entry.prompt_seed {
+            let rule = "prompt_seed is for prompts without a text".to_owned();
+            self.report.rule(Some(seed.line), "workload.prompt_seed", rule, Some("remove it".to_owned()));
+        }
+        Some(Prompt::Text { text, tokens: entry.prompt_tokens.as_ref().map(|at| at.value) })
+    }
+
+    fn seeded(&self, entry: &WorkloadEntry<'_>) -> Option<Prompt> {
+        if !entry.has_prompt {
+            let rule = "the workload has no prompt".to_owned();
+            let fix = "add prompt_tokens = 64, prompt = \"…\" or prompt_file = \"prompts/x.txt\"".to_owned();
+            self.report.rule(Some(entry.line), "workload", rule, Some(fix));
+        }
+        let seed = entry.prompt_seed.as_ref().map_or(DEFAULT_PROMPT_SEED, |at| at.value);
+        entry.prompt_tokens.as_ref().map(|at| Prompt::Seeded { seed, tokens: at.value })
+    }
+
+    /// A text that is fit to be a prompt; `at` is where it is asked for.
+    fn text(&self, at: &At<&str>, key: &str, text: &str) -> Option<String> {
+        if self.weights == Weights::Synthetic {
+            let rule = "synthetic weights have no tokenizer".to_owned();
+            let fix = "give prompt_tokens without a text, or take real weights".to_owned();
+            self.report.value(at.line, key, &quoted(at.value), rule, Some(fix));
+            return None;
+        }
+        if text.trim().is_empty() || text.contains('\0') {
+            let rule = "a prompt has some text, and no NUL".to_owned();
+            self.report.value(at.line, key, &quoted(at.value), rule, None);
+            return None;
+        }
+        let before = self.bytes.get();
+        self.bytes.set(before.saturating_add(text.len()));
+        if self.bytes.get() > MAX_PROMPTS {
+            // Said once, where the limit is passed.
+            if before <= MAX_PROMPTS {
+                let rule = format!("prompts of all workloads have more than {} bytes", grouped(MAX_PROMPTS as u64));
+                self.report.value(at.line, key, &quoted(at.value), rule, None);
+            }
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn file(&self, at: &At<&str>) -> Option<&str> {
+        let found = self.files.get(at.value).map(String::as_str);
+        if !is_prompt_file(at.value) {
+            let rule = format!(
+                "a prompt file is named relative to the scenario, with '/', without '..', in {MAX_FILE_NAME} bytes"
+            );
+            self.report.value(at.line, "workload.prompt_file", &quoted(at.value), rule, None);
+            return None;
+        }
+        if found.is_none() {
+            let rule = "there is no such prompt file".to_owned();
+            let fix = closest(at.value, self.files.keys().map(String::as_str)).map(did_you_mean);
+            self.report.value(at.line, "workload.prompt_file", &quoted(at.value), rule, fix);
+        }
+        found
+    }
+}
+
+/// Whether a name stays within the scenario's folder on every platform.
+pub(super) fn is_prompt_file(name: &str) -> bool {
+    let part = |part: &str| !matches!(part, "" | "." | "..");
+    name.len() <= MAX_FILE_NAME && !name.contains(['\\', ':', '\0']) && name.split('/').all(part)
+}

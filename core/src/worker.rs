@@ -1,0 +1,53 @@
+//! What a worker program says of itself when it is asked (`regatta-worker probe`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::BackendKind;
+use crate::device::DeviceKind;
+
+/// Version of the frames that agent and worker exchange. Both sides must agree.
+pub const WORKER_PROTOCOL: u32 = 1;
+
+/// SIMD levels of x86-64 and AArch64, from lowest to highest; compared only within one processor family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SimdLevel {
+    /// Nothing beyond what every processor of the family has (SSE2, NEON).
+    Baseline,
+    /// AVX.
+    Avx,
+    /// AVX2 with FMA; NEON with dot products on AArch64.
+    Avx2,
+    /// AVX-512 (F, BW, VL); SVE or I8MM on AArch64.
+    Avx512,
+}
+
+/// The answer to `probe`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// See [`WORKER_PROTOCOL`].
+    pub protocol: u32,
+    /// Version of the worker program.
+    pub version: String,
+    /// The engines linked into it.
+    pub engines: Vec<Engine>,
+    /// SIMD level it was compiled for.
+    pub simd_compiled: SimdLevel,
+    /// SIMD level this CPU has.
+    pub simd_cpu: SimdLevel,
+    /// Whether it was compiled with optimisation.
+    pub optimised: bool,
+}
+
+/// One engine of a worker program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Engine {
+    /// Which.
+    pub backend: BackendKind,
+    /// The engine's version.
+    pub version: String,
+    /// The engine's own words on how it was built.
+    pub build: String,
+    /// Kinds of device it can drive here.
+    pub devices: Vec<DeviceKind>,
+}

@@ -1,0 +1,28 @@
+//! The committed code in `src/gen` is what the `.proto` files generate. After a change of a `.proto` file run
+//! `REGATTA_UPDATE=1 cargo test -p regatta-proto --test generated` and commit both.
+
+use std::path::Path;
+
+const FILES: [&str; 4] =
+    ["regatta/v1/types.proto", "regatta/v1/worker.proto", "regatta/v1/agent.proto", "regatta/v1/run.proto"];
+
+#[test]
+fn committed_code_is_what_the_proto_files_generate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let descriptors = protox::compile(FILES, [root.join("proto")]).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    tonic_prost_build::configure()
+        .out_dir(out.path())
+        .btree_map(".")
+        .build_transport(false)
+        .compile_fds(descriptors)
+        .unwrap();
+    let generated = std::fs::read_to_string(out.path().join("regatta.v1.rs")).unwrap();
+    let committed = root.join("src/gen/regatta.v1.rs");
+    if std::env::var_os("REGATTA_UPDATE").is_some() {
+        std::fs::write(&committed, generated).unwrap();
+        return;
+    }
+    let same = std::fs::read_to_string(&committed).is_ok_and(|text| text == generated);
+    assert!(same, "src/gen/regatta.v1.rs is out of date: run REGATTA_UPDATE=1 cargo test -p regatta-proto");
+}

@@ -1,0 +1,31 @@
+//! Files of weights: read and check them, make synthetic ones, convert them, keep them in a library on disk.
+//!
+//! No inference engine is linked here. Engines parse model files in memory-unsafe code, so every file passes through
+//! this crate's header checks first, and only then does a worker hand its path to an engine.
+//!
+//! Where to look:
+//!
+//! - [`content`], [`gguf`], [`safetensors`]: what a file is, and whether its header keeps the format's rules.
+//! - [`config`], [`layout`]: what the network is, and which tensors it must therefore have.
+//! - [`verify`]: both together, for one artifact.
+//! - [`synth`], [`convert`]: files of weights out of a seed, or out of other files.
+//! - [`library`], [`import`]: the model root, where artifacts are found by id and never by path.
+
+pub mod codec;
+pub mod config;
+pub mod content;
+pub mod convert;
+pub mod error;
+pub mod gguf;
+pub mod import;
+pub mod layout;
+pub mod library;
+pub mod safetensors;
+mod stream;
+pub mod synth;
+#[cfg(test)]
+mod testing;
+pub mod tokenizer;
+pub mod verify;
+
+pub use error::ModelError;

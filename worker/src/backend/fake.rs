@@ -1,0 +1,242 @@
+//! A backend that runs no model: scripted timings, and scripted faults in a real process.
+//!
+//! Timings come from the environment variable [`SCRIPT`], as JSON or as the path of a JSON file; see [`Script`]. Faults
+//! come from the workload's name, so that a scenario alone can script a run; see [`Fault`]. Token ids depend on the
+//! prompt only, so the fake is as deterministic as an engine has to be.
+
+mod fault;
+
+use std::time::{Duration, Instant};
+
+pub use fault::Fault;
+use serde::Deserialize;
+
+use super::{Backend, BackendError, Info, Limits, Load, Plan, Session};
+
+/// The environment variable that holds the script. For tests only.
+pub const SCRIPT: &str = "REGATTA_FAKE";
+
+/// The fake's "version".
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long things take. Every field may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Script {
+    /// Loading, in microseconds.
+    pub load_us: u64,
+    /// Prefill for each prompt token, in microseconds. The sequences of a batch run at the same time.
+    pub prefill_us: f64,
+    /// A decode step, in microseconds.
+    pub decode_us: f64,
+    /// Relative spread of both: each is multiplied by a number between `1 - jitter` and `1 + jitter`.
+    pub jitter: f64,
+    /// Seed of the spread.
+    pub seed: u64,
+    /// Vocabulary size.
+    pub vocab: u32,
+    /// Context, in tokens.
+    pub context: u32,
+    /// Bytes of weights that it claims to read in each step.
+    pub weight_bytes: u64,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            load_us: 10_000,
+            prefill_us: 20.0,
+            decode_us: 1_000.0,
+            jitter: 0.0,
+            seed: 1,
+            vocab: 32_000,
+            context: 131_072,
+            weight_bytes: 1_000_000,
+        }
+    }
+}
+
+impl Script {
+    /// A script in which nothing takes any time: what is left is the harness.
+    pub const INSTANT: Self = Self {
+        load_us: 0,
+        prefill_us: 0.0,
+        decode_us: 0.0,
+        jitter: 0.0,
+        seed: 1,
+        vocab: 32_000,
+        context: 131_072,
+        weight_bytes: 1,
+    };
+
+    /// The script that the environment names; the default one where it names none.
+    pub fn from_environment() -> Result<Self, BackendError> {
+        let Ok(value) = std::env::var(SCRIPT) else { return Ok(Self::default()) };
+        let text = if value.trim_start().starts_with('{') {
+            value
+        } else {
+            std::fs::read_to_string(&value)
+                .map_err(|error| BackendError::unsupported(format!("{SCRIPT}: cannot read {value}: {error}")))?
+        };
+        serde_json::from_str(&text).map_err(|error| BackendError::unsupported(format!("{SCRIPT}: {error}")))
+    }
+}
+
+/// The fake.
+#[derive(Debug)]
+pub struct Fake {
+    script: Script,
+    threads: u32,
+}
+
+impl Fake {
+    /// "Loads" a model, as the environment scripts it. No files are looked at.
+    pub fn load(load: &Load) -> Result<Self, BackendError> {
+        let script = Script::from_environment()?;
+        std::thread::sleep(Duration::from_micros(script.load_us));
+        Ok(Self { script, threads: load.threads })
+    }
+
+    /// A fake with a script of one's own.
+    pub fn new(script: Script) -> Self {
+        Self { script, threads: 1 }
+    }
+}
+
+impl Backend for Fake {
+    fn info(&self) -> Info {
+        let engine = format!("fake {VERSION}");
+        Info { engine, weight_bytes: self.script.weight_bytes, threads: self.threads }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { vocab: self.script.vocab, context: self.script.context }
+    }
+
+    fn open(&mut self, plan: &Plan) -> Result<Box<dyn Session + '_>, BackendError> {
+        Ok(Box::new(Pretence {
+            script: self.script,
+            fault: Fault::of(&plan.name),
+            noise: self.script.seed,
+            tokens: Vec::with_capacity(plan.batch as usize),
+            debt: Duration::ZERO,
+            resets: 0,
+        }))
+    }
+}
+
+/// A cell's session.
+struct Pretence {
+    script: Script,
+    fault: Option<Fault>,
+    /// State of the spread's generator.
+    noise: u64,
+    /// The next token of each sequence.
+    tokens: Vec<u32>,
+    /// Work that was not waited for, where the script forgets to.
+    debt: Duration,
+    resets: u32,
+}
+
+impl Pretence {
+    /// Lets `micros` pass, more or less.
+    fn work(&mut self, micros: f64) {
+        let drift = if self.fault == Some(Fault::Drift) { 1.0 + 0.2 * f64::from(self.resets) } else { 1.0 };
+        let spread = 1.0 + self.script.jitter * self.noise();
+        let duration = Duration::from_secs_f64((micros * drift * spread / 1e6).max(0.0));
+        if self.fault == Some(Fault::NoSync) {
+            self.debt += duration;
+        } else {
+            pass(duration);
+        }
+    }
+
+    /// A number between -1 and 1, the next of a fixed sequence.
+    fn noise(&mut self) -> f64 {
+        self.noise = self.noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.noise >> 32) as f64 / f64::from(1u32 << 31) - 1.0
+    }
+
+    fn vocab(&self) -> u64 {
+        u64::from(self.script.vocab.max(1))
+    }
+
+    fn id(&self, state: u64) -> u32 {
+        u32::try_from((state >> 33) % self.vocab()).unwrap_or(0)
+    }
+}
+
+impl Session for Pretence {
+    fn reset(&mut self) -> Result<(), BackendError> {
+        self.resets += 1;
+        pass(std::mem::take(&mut self.debt));
+        self.tokens.clear();
+        Ok(())
+    }
+
+    fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<(), BackendError> {
+        self.tokens.clear();
+        let salt = if self.fault == Some(Fault::Output) { u64::from(self.resets) } else { 0 };
+        for prompt in prompts {
+            let state = prompt.iter().fold(salt, |state, &id| mix(state ^ u64::from(id)));
+            self.tokens.push(self.id(state));
+        }
+        self.work(self.script.prefill_us * prompts.first().map_or(0, Vec::len) as f64);
+        Ok(())
+    }
+
+    fn sample(&mut self, out: &mut [u32]) -> Result<(), BackendError> {
+        out.copy_from_slice(&self.tokens);
+        Ok(())
+    }
+
+    fn decode(&mut self, tokens: &[u32]) -> Result<(), BackendError> {
+        for (at, &token) in tokens.iter().enumerate().take(self.tokens.len()) {
+            self.tokens[at] = self.id(mix(u64::from(token)));
+        }
+        self.work(self.script.decode_us);
+        Ok(())
+    }
+
+    fn logits(&self, sequence: usize) -> Result<Vec<f32>, BackendError> {
+        let id = self.tokens.get(sequence).ok_or_else(|| BackendError::engine("no tokens were fed yet"))?;
+        let mut logits = vec![0.0; self.script.vocab as usize];
+        if let Some(logit) = logits.get_mut(*id as usize) {
+            *logit = 1.0;
+        }
+        Ok(logits)
+    }
+}
+
+fn mix(state: u64) -> u64 {
+    (state ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xd134_2543_de82_ef95).rotate_left(29)
+}
+
+/// Waits, to the microsecond: sleeps most of the time and spins the rest.
+fn pass(duration: Duration) {
+    const SPIN: Duration = Duration::from_micros(120);
+    let start = Instant::now();
+    std::thread::sleep(duration.saturating_sub(SPIN));
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_names_what_it_does_not_know() {
+        let script: Script = serde_json::from_str(r#"{"decode_us": 5}"#).unwrap();
+        assert_eq!(script, Script { decode_us: 5.0, ..Script::default() });
+        assert!(serde_json::from_str::<Script>(r#"{"decode": 5}"#).unwrap_err().to_string().contains("decode_us"));
+    }
+
+    #[test]
+    fn time_passes_as_scripted() {
+        let start = Instant::now();
+        pass(Duration::from_millis(3));
+        assert!((Duration::from_millis(3)..Duration::from_millis(40)).contains(&start.elapsed()));
+    }
+}

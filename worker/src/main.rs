@@ -1,0 +1,223 @@
+//! The worker program. Agents start it; people may ask it what it can do and have it make artifacts.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
+use regatta_core::id::ModelId;
+use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
+use regatta_models::gguf;
+use regatta_models::library::{Install, Installed, Library};
+use regatta_worker::{artifacts, probe, run};
+
+/// Holds one model on one device, runs workloads on it and takes the times.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what this worker can do here, as JSON.
+    Probe,
+    /// Do one trial: frames on standard input and output. For agents.
+    Run,
+    /// Make synthetic weights.
+    Make(Make),
+    /// Convert trained weights from GGUF to plain numbers.
+    Convert(Convert),
+    /// Quantise trained weights with llama.cpp.
+    Quantize(Quantize),
+    /// Take weights that are on disk into the library.
+    Import(Import),
+}
+
+#[derive(Args)]
+struct Target {
+    /// The model root.
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// The model's id.
+    #[arg(long = "model", value_name = "ID")]
+    id: ModelId,
+    /// A manifest of models to use instead of the built-in one.
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
+    /// Replace the artifact if it is there already.
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Args)]
+struct Make {
+    #[command(flatten)]
+    target: Target,
+    /// Where the numbers come from; only `synthetic` can be made.
+    #[arg(long, default_value = "synthetic")]
+    weights: Weights,
+    /// File format: safetensors or gguf.
+    #[arg(long)]
+    format: Format,
+    /// f32, f16 or bf16; for gguf also `q8_0`, `q4_1` and `q4_k_m`.
+    #[arg(long)]
+    precision: Precision,
+    /// The same seed gives the same numbers everywhere.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
+struct Convert {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    source: Source,
+    /// File format to write: safetensors or gguf.
+    #[arg(long)]
+    format: Format,
+    /// Precision to write: f32, f16 or bf16.
+    #[arg(long)]
+    precision: Precision,
+}
+
+#[derive(Args)]
+struct Quantize {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    source: Source,
+    /// Precision to write: `q8_0`, `q4_1` or `q4_k_m`.
+    #[arg(long)]
+    precision: Precision,
+}
+
+#[derive(Args)]
+struct Import {
+    #[command(flatten)]
+    target: Target,
+    /// A GGUF file, or a folder of safetensors with config.json.
+    #[arg(long, value_name = "PATH")]
+    from: PathBuf,
+}
+
+/// Where trained weights come from: a file, or an artifact of the library.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// A GGUF file.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// The GGUF artifact of this precision in the library.
+    #[arg(long, value_name = "PRECISION")]
+    from_precision: Option<Precision>,
+}
+
+fn main() -> Result<()> {
+    // llama.cpp's warnings and errors; what is below would be chatter on every load. To standard error, because standard
+    // output is for frames and JSON.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(io::stderr)
+        .init();
+    match Cli::parse().command {
+        Command::Probe => print(&probe::info()),
+        Command::Run => Ok(run::run()?),
+        Command::Make(command) => make(&command),
+        Command::Convert(command) => convert(&command),
+        Command::Quantize(command) => quantize(&command),
+        Command::Import(command) => import(&command),
+    }
+}
+
+fn make(command: &Make) -> Result<()> {
+    if command.weights != Weights::Synthetic {
+        bail!("only synthetic weights can be made; trained ones are imported or converted");
+    }
+    let (library, model) = command.target.open()?;
+    let options = Install { seed: Some(command.seed), replace: command.target.replace };
+    let progress = &mut progress();
+    report(&artifacts::make(&library, &model, command.format, command.precision, options, progress)?)
+}
+
+fn convert(command: &Convert) -> Result<()> {
+    let (library, model) = command.target.open()?;
+    let source = command.source.find(&library, &model)?;
+    let Convert { target, format, precision, .. } = command;
+    let progress = &mut progress();
+    let converted = artifacts::convert_gguf(&library, &model, &source, *format, *precision, target.replace, progress)?;
+    if let Some(reason) = converted.without_tokenizer {
+        writeln!(io::stderr(), "without a tokenizer: {reason}")?;
+    }
+    report(&converted.installed)
+}
+
+fn quantize(command: &Quantize) -> Result<()> {
+    let (library, model) = command.target.open()?;
+    let source = command.source.find(&library, &model)?;
+    report(&artifacts::quantise(&library, &model, &source, command.precision, command.target.replace)?)
+}
+
+fn import(command: &Import) -> Result<()> {
+    let (library, model) = command.target.open()?;
+    report(&regatta_models::import::import(&library, &command.from, &model, command.target.replace)?)
+}
+
+impl Target {
+    fn open(&self) -> Result<(Library, Model)> {
+        let models = match &self.models {
+            None => parse_manifest("models.toml", BUILT_IN_MODELS)?,
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                parse_manifest(&path.display().to_string(), &text)?
+            }
+        };
+        let known: Vec<String> = models.iter().map(|model| model.id.to_string()).collect();
+        let model = models.into_iter().find(|model| model.id == self.id);
+        let model = model.with_context(|| format!("no model '{}'; known are {}", self.id, known.join(", ")))?;
+        Ok((Library::open(&self.root)?, model))
+    }
+}
+
+impl Source {
+    fn find(&self, library: &Library, model: &Model) -> Result<PathBuf> {
+        if let Some(path) = &self.from {
+            return Ok(path.clone());
+        }
+        let Some(precision) = self.from_precision else { bail!("name a file or a precision to start from") };
+        let artifact = ArtifactRef { model: model.id.clone(), weights: Weights::Real, format: Format::Gguf, precision };
+        Ok(library.find(&artifact)?.folder.join(gguf::FILE))
+    }
+}
+
+/// Shows every twentieth part on standard error.
+fn progress() -> impl FnMut(u64, u64) {
+    let mut shown = 0;
+    move |done, total| {
+        let part = done * 20 / total.max(1);
+        if part > shown {
+            shown = part;
+            let _ = writeln!(io::stderr(), "{} %", part * 5);
+        }
+    }
+}
+
+fn report(installed: &Installed) -> Result<()> {
+    let folder: &Path = &installed.folder;
+    print(&serde_json::json!({
+        "folder": folder,
+        "sha256": installed.manifest.sha256(),
+        "weight_bytes": installed.manifest.weight_bytes,
+        "parameters": installed.manifest.parameters,
+    }))
+}
+
+fn print(value: &impl serde::Serialize) -> Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}

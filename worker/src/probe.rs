@@ -1,0 +1,65 @@
+//! What this worker can do here, for the agent that found it.
+
+use regatta_core::backend::BackendKind;
+use regatta_core::device::DeviceKind;
+use regatta_core::worker::{Engine, WORKER_PROTOCOL, WorkerInfo};
+
+use crate::backend::fake;
+use crate::cpu;
+
+/// The answer to `probe`.
+pub fn info() -> WorkerInfo {
+    WorkerInfo {
+        protocol: WORKER_PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engines: engines(),
+        simd_compiled: cpu::compiled(),
+        simd_cpu: cpu::present(),
+        optimised: cpu::OPTIMISED && !cfg!(debug_assertions),
+    }
+}
+
+fn engines() -> Vec<Engine> {
+    vec![
+        #[cfg(feature = "candle")]
+        candle(),
+        #[cfg(feature = "llama-cpp")]
+        llama_cpp(),
+        Engine {
+            backend: BackendKind::Fake,
+            version: fake::VERSION.to_owned(),
+            build: "runs no model".to_owned(),
+            devices: DeviceKind::ALL.to_vec(),
+        },
+    ]
+}
+
+#[cfg(feature = "candle")]
+fn candle() -> Engine {
+    use crate::backend::candle;
+    let mut devices = vec![DeviceKind::Cpu];
+    if candle_core::utils::cuda_is_available() {
+        devices.push(DeviceKind::Cuda);
+    }
+    if candle_core::utils::metal_is_available() {
+        devices.push(DeviceKind::Metal);
+    }
+    Engine { backend: BackendKind::Candle, version: candle::VERSION.to_owned(), build: candle::build(), devices }
+}
+
+#[cfg(feature = "llama-cpp")]
+fn llama_cpp() -> Engine {
+    use crate::backend::llama_cpp;
+    let mut devices = vec![DeviceKind::Cpu];
+    for (name, kind) in [("CUDA", DeviceKind::Cuda), ("Metal", DeviceKind::Metal), ("Vulkan", DeviceKind::Vulkan)] {
+        if llama_cpp_2::list_llama_ggml_backend_devices().iter().any(|device| device.backend == name) {
+            devices.push(kind);
+        }
+    }
+    Engine {
+        backend: BackendKind::LlamaCpp,
+        version: llama_cpp::version(),
+        build: crate::native::system_info(),
+        devices,
+    }
+}

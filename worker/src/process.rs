@@ -1,0 +1,71 @@
+//! What the worker asks of the operating system. What differs by platform is in the modules below, behind functions of
+//! the same names.
+
+#[cfg(target_os = "linux")]
+#[path = "process/linux.rs"]
+mod platform;
+#[cfg(all(unix, not(target_os = "linux")))]
+#[path = "process/unix.rs"]
+mod platform;
+#[cfg(not(unix))]
+#[path = "process/other.rs"]
+mod platform;
+
+use std::fs::File;
+use std::io;
+
+/// Takes the pipe that standard output is, and points standard output at standard error, so that whatever an engine
+/// prints can't end up between frames. Call it before anything is printed.
+pub fn take_frame_pipe() -> io::Result<File> {
+    platform::take_frame_pipe()
+}
+
+/// Makes the process one that its agent can lose without harm: it dies with its parent, leaves no core dump, and is
+/// the first to go when memory runs out. Best effort: what a platform lacks is left out.
+pub fn harden() {
+    platform::harden();
+}
+
+/// Largest resident memory of this process so far, in bytes. `None` where there is no cheap way to read it: Linux tells
+/// in `/proc`; macOS and Windows only through calls into C.
+pub fn peak_rss() -> Option<u64> {
+    platform::peak_rss()
+}
+
+/// Ends the process at once, without running the exit handlers of engines whose threads are still computing.
+pub fn die() -> ! {
+    platform::die()
+}
+
+/// Dies of a segmentation fault. For the `fake` backend.
+pub fn die_of_segfault() -> ! {
+    platform::die_of_segfault()
+}
+
+/// Limits the memory of this process to `bytes` more than it has. For the `fake` backend.
+pub fn limit_memory(bytes: u64) {
+    platform::limit_memory(bytes);
+}
+
+/// Fixes the number of threads of engines that read it from the environment only: rayon's pool and candle's own.
+///
+/// Call it while the process has one thread.
+#[expect(unsafe_code, reason = "candle takes its thread count from the environment only")]
+pub fn fix_threads(threads: u32) {
+    let threads = threads.to_string();
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        // SAFETY: the caller promises that there is no other thread that could be reading the environment.
+        unsafe { std::env::set_var(name, &threads) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn peak_memory_is_read() {
+        assert!(peak_rss().unwrap() > 1 << 20);
+    }
+}

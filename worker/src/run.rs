@@ -1,0 +1,356 @@
+//! The worker as an agent's child: one trial, from the first frame to the last.
+//!
+//! Two threads. The *engine* thread owns model and clock: it loads, warms up, measures, and between repetitions writes
+//! frames and waits for the agent's answer, so that nothing else moves while it measures. The *orders* thread blocks on
+//! standard input; when that closes while there is work, the agent is gone and the process dies at once.
+
+use std::any::Any;
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use regatta_core::artifact::Weights;
+use regatta_core::backend::BackendKind;
+use regatta_core::cell::Outcome;
+use regatta_core::flag::{Flag, Flags};
+use regatta_core::sample::Sample;
+use regatta_core::trial::{Epoch, Trial, TrialCell};
+use regatta_proto::convert::{WireError, cell_end};
+use regatta_proto::frame::{self, FrameError};
+use regatta_proto::pb::{self, from_worker, to_worker};
+
+use crate::backend::fake::Fault;
+use crate::backend::{Backend, BackendError, Info, Load, load};
+use crate::measure::{self, Conditions, Halt, Observer};
+use crate::prompt::Input;
+use crate::tokenizer::Tokenizer;
+use crate::{cpu, process};
+
+/// The longest reason in a frame, in bytes.
+const MAX_DETAIL: usize = 64 * 1024;
+
+/// Why the worker could not do its trial at all. What goes wrong in a trial is said in frames.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Standard output could not be taken over.
+    #[error("failed to take over standard output")]
+    Pipe(#[source] io::Error),
+    /// A frame could not be read.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The agent closed standard input before it said what to do.
+    #[error("standard input closed before a trial came")]
+    NoTrial,
+    /// The first frame was another one.
+    #[error("the first frame must be the trial")]
+    NotATrial,
+    /// The trial is not valid.
+    #[error("the trial is not valid: {0}")]
+    Invalid(#[from] WireError),
+    /// A thread could not be started.
+    #[error("failed to start a thread")]
+    Thread(#[source] io::Error),
+    /// The agent no longer reads.
+    #[error("the agent no longer reads frames")]
+    Disconnected,
+}
+
+/// What the agent says after the trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Continue,
+    Stop,
+}
+
+/// A trial as it came.
+struct Assignment {
+    trial: Trial,
+    epoch: Epoch,
+    folder: PathBuf,
+    threads: u32,
+}
+
+/// Does one trial: reads it from standard input, writes frames to what is standard output now.
+///
+/// Call it while the process has one thread.
+pub fn run() -> Result<(), RunError> {
+    let pipe = process::take_frame_pipe().map_err(RunError::Pipe)?;
+    process::harden();
+    let assignment = read_assignment()?;
+    process::fix_threads(assignment.threads);
+    let done = Arc::new(AtomicBool::new(false));
+    // An agent sends one order for each sample, so there is never more than one on the way, and perhaps a stop.
+    let (orders, inbox) = sync_channel(4);
+    let listener_done = Arc::clone(&done);
+    thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || listen(&orders, &listener_done))
+        .map_err(RunError::Thread)?;
+    let link = Link { pipe, inbox, stopped: false, samples: 0 };
+    let engine = thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || work(&assignment, link, &done))
+        .map_err(RunError::Thread)?;
+    match engine.join() {
+        Ok(Ok(())) => Ok(()),
+        // A panic outside of a cell has already been printed; the agent sees the exit code.
+        Ok(Err(_)) | Err(_) => Err(RunError::Disconnected),
+    }
+}
+
+fn read_assignment() -> Result<Assignment, RunError> {
+    let first: pb::ToWorker = frame::read(&mut io::stdin().lock())?.ok_or(RunError::NoTrial)?;
+    let Some(to_worker::Message::Start(start)) = first.message else { return Err(RunError::NotATrial) };
+    let trial: Trial = start.trial.ok_or(WireError::Missing("trial"))?.try_into()?;
+    let threads = trial.policy.threads.unwrap_or_else(cpu::default_threads).max(1);
+    Ok(Assignment { trial, epoch: Epoch(start.epoch), folder: start.artifact_dir.into(), threads })
+}
+
+/// Passes orders on until standard input closes.
+fn listen(orders: &SyncSender<Order>, done: &AtomicBool) {
+    loop {
+        let order = match frame::read::<pb::ToWorker>(&mut io::stdin().lock()) {
+            Ok(Some(pb::ToWorker { message: Some(to_worker::Message::Continue(_)) })) => Order::Continue,
+            Ok(Some(pb::ToWorker { message: Some(to_worker::Message::Stop(_)) })) => Order::Stop,
+            Ok(Some(_)) => continue,
+            Ok(None) | Err(_) => break,
+        };
+        if orders.send(order).is_err() {
+            break;
+        }
+    }
+    if !done.load(Ordering::Acquire) {
+        process::die();
+    }
+}
+
+/// The engine thread's connection to the agent.
+struct Link {
+    pipe: File,
+    inbox: Receiver<Order>,
+    stopped: bool,
+    samples: u64,
+}
+
+impl Link {
+    fn send(&mut self, message: from_worker::Message) -> Result<(), Halt> {
+        let frame = pb::FromWorker { message: Some(message) };
+        frame::write(&mut self.pipe, &frame).map_err(|_| Halt::Disconnected)
+    }
+
+    /// Waits for the answer to a sample.
+    fn wait(&mut self) -> Result<(), Halt> {
+        let order = self.inbox.recv().map_err(|_| Halt::Disconnected)?;
+        self.heed(order)
+    }
+
+    /// Looks for a stop without waiting.
+    fn poll(&mut self) -> Result<(), Halt> {
+        self.inbox.try_recv().map_or(Ok(()), |order| self.heed(order))
+    }
+
+    fn heed(&mut self, order: Order) -> Result<(), Halt> {
+        self.stopped |= order == Order::Stop;
+        if self.stopped { Err(Halt::Stopped) } else { Ok(()) }
+    }
+}
+
+/// The engine thread: loads the model and measures its cells.
+fn work(assignment: &Assignment, mut link: Link, done: &AtomicBool) -> Result<(), Halt> {
+    let loaded = match guarded(|| Loaded::load(assignment)) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            done.store(true, Ordering::Release);
+            let detail = cut(error.detail);
+            return link
+                .send(from_worker::Message::LoadFailed(pb::LoadFailed { kind: error.kind.to_string(), detail }));
+        }
+    };
+    link.send(from_worker::Message::Loaded(pb::Loaded {
+        load_ns: loaded.load_ns,
+        weight_bytes: loaded.info.weight_bytes,
+        engine: loaded.info.engine.clone(),
+    }))?;
+    cells(assignment, loaded, &mut link)?;
+    done.store(true, Ordering::Release);
+    let samples = link.samples;
+    link.send(from_worker::Message::TrialEnded(pb::TrialEnded { samples }))
+}
+
+fn cells(assignment: &Assignment, mut loaded: Loaded, link: &mut Link) -> Result<(), Halt> {
+    for cell in &assignment.trial.cells {
+        let outcome = if link.stopped { Outcome::Cancelled } else { one_cell(assignment, &mut loaded, cell, link)? };
+        link.send(from_worker::Message::CellEnded(cell_end(cell.hash, &outcome)))?;
+    }
+    Ok(())
+}
+
+/// Measures a cell; an error only where nobody listens any more.
+fn one_cell(assignment: &Assignment, loaded: &mut Loaded, cell: &TrialCell, link: &mut Link) -> Result<Outcome, Halt> {
+    let hash = cell.hash;
+    link.send(from_worker::Message::CellStarted(pb::CellStarted { cell_hash: hash.0.as_bytes().to_vec() }))?;
+    let halt = match guarded(|| loaded.measure(assignment, cell, link).map_or_else(caught, |()| Ok(None))) {
+        Ok(None) => return Ok(Outcome::Ok),
+        Ok(Some(halt)) => halt,
+        Err(error) => Halt::Failed(error),
+    };
+    match halt {
+        Halt::Failed(error) => Ok(Outcome::of_failure(error.kind, cut(error.detail))),
+        Halt::Stopped => Ok(Outcome::Cancelled),
+        Halt::Disconnected => Err(Halt::Disconnected),
+    }
+}
+
+/// Tells failures, which [`guarded`] passes on, from the other ways to end.
+fn caught(halt: Halt) -> Result<Option<Halt>, BackendError> {
+    match halt {
+        Halt::Failed(error) => Err(error),
+        other => Ok(Some(other)),
+    }
+}
+
+/// Calls an engine; a panic in it becomes an error. Sessions are dropped on the way out, and nothing else changes while
+/// an engine runs, so what is left is usable.
+fn guarded<T>(call: impl FnOnce() -> Result<T, BackendError>) -> Result<T, BackendError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(BackendError::engine(words(&*panic))))
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+    let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("the engine panicked: {}", words.as_deref().unwrap_or("no message"))
+}
+
+fn cut(mut detail: String) -> String {
+    let end = (0..=MAX_DETAIL.min(detail.len())).rev().find(|&at| detail.is_char_boundary(at)).unwrap_or(0);
+    detail.truncate(end);
+    detail
+}
+
+/// A model that is ready.
+struct Loaded {
+    backend: Box<dyn Backend>,
+    tokenizer: Option<Tokenizer>,
+    info: Info,
+    load_ns: u64,
+    flags: Flags,
+}
+
+impl Loaded {
+    fn load(assignment: &Assignment) -> Result<Self, BackendError> {
+        let trial = &assignment.trial;
+        let request = Load {
+            backend: trial.backend,
+            device: trial.device,
+            artifact: trial.artifact.clone(),
+            folder: assignment.folder.clone(),
+            threads: assignment.threads,
+        };
+        check_request(&request)?;
+        let start = Instant::now();
+        let backend = load(&request)?;
+        let load_ns = nanoseconds(start.elapsed());
+        let tokenizer = tokenizer(&request)?;
+        Ok(Self { info: backend.info(), backend, tokenizer, load_ns, flags: flags(assignment) })
+    }
+
+    fn measure(&mut self, assignment: &Assignment, cell: &TrialCell, link: &mut Link) -> Result<(), Halt> {
+        let input = Input::new(&cell.workload, self.backend.limits(), self.tokenizer.as_ref())?;
+        let conditions = Conditions {
+            cell: cell.hash,
+            epoch: assignment.epoch,
+            policy: &assignment.trial.policy,
+            load_ns: self.load_ns,
+            threads: self.info.threads,
+            flags: self.flags.clone(),
+        };
+        let fault = match assignment.trial.backend {
+            BackendKind::Fake => Fault::of(cell.workload.name.as_str()),
+            _ => None,
+        };
+        let mut reporter = Reporter { link, fault, repetitions: assignment.trial.policy.repetitions };
+        let mut session = self.backend.open(&input.plan)?;
+        measure::measure(&mut *session, &input, self.tokenizer.as_ref(), &conditions, &mut reporter)
+    }
+}
+
+/// Refuses what the engine would fail on with less helpful words.
+fn check_request(request: &Load) -> Result<(), BackendError> {
+    let precision = request.artifact.precision;
+    if !request.backend.precisions().contains(&precision) {
+        return Err(BackendError::unsupported(format!("{} does not load {precision}", request.backend)));
+    }
+    Ok(())
+}
+
+/// The model's tokenizer. Synthetic weights have none that means anything: text would come out as noise.
+fn tokenizer(request: &Load) -> Result<Option<Tokenizer>, BackendError> {
+    if request.backend == BackendKind::Fake || request.artifact.weights == Weights::Synthetic {
+        return Ok(None);
+    }
+    Tokenizer::of_artifact(&request.folder, request.artifact.format).map_err(BackendError::rejected)
+}
+
+/// What must be said of every sample of this trial.
+fn flags(assignment: &Assignment) -> Flags {
+    let trial = &assignment.trial;
+    let facts = [
+        (Flag::SyntheticWeights, trial.artifact.weights == Weights::Synthetic),
+        (Flag::SimdBelowCpu, cpu::compiled() < cpu::present()),
+        (Flag::DebugBuild, cfg!(debug_assertions) || !cpu::OPTIMISED),
+        (Flag::FakeBackend, trial.backend == BackendKind::Fake),
+        (Flag::ThreadsOverridden, assignment.threads != cpu::default_threads()),
+    ];
+    facts.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag).collect()
+}
+
+/// Tells the agent of repetitions.
+struct Reporter<'l> {
+    link: &'l mut Link,
+    fault: Option<Fault>,
+    repetitions: u32,
+}
+
+impl Observer for Reporter<'_> {
+    fn warmed(&mut self, repetitions: u32, duration_ns: u64) -> Result<(), Halt> {
+        self.link.send(from_worker::Message::Warmup(pb::WarmupRepetition { repetitions, duration_ns }))?;
+        self.link.poll()
+    }
+
+    fn measured(&mut self, mut sample: Sample) -> Result<(), Halt> {
+        if let Some(fault) = self.fault {
+            fault.strike(&mut sample, self.repetitions, &mut self.link.pipe)?;
+        }
+        self.link.send(from_worker::Message::Sample((&sample).into()))?;
+        self.link.samples += 1;
+        self.link.wait()
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_engine_failure_with_its_words() {
+        let error = guarded::<()>(|| panic!("at token {}", 3)).unwrap_err();
+        assert_eq!(error, BackendError::engine("the engine panicked: at token 3"));
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        let text = "\u{e4}".repeat(MAX_DETAIL);
+        let cut = cut(text.clone());
+        assert!(cut.len() <= MAX_DETAIL && cut.len() > MAX_DETAIL - 2 && text.starts_with(&cut));
+    }
+}

@@ -1,0 +1,246 @@
+//! Every engine passes the same checks, on tiny synthetic models and, where its file is named, on a real one.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it saw")]
+
+mod support;
+
+use std::path::PathBuf;
+
+use regatta_core::artifact::{Format, Precision, Weights};
+use regatta_core::backend::BackendKind::{self, Candle, LlamaCpp};
+use regatta_core::failure::FailureKind;
+use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
+use regatta_worker::artifacts;
+use regatta_worker::backend::fake::Script;
+use regatta_worker::backend::{Backend, fake};
+use regatta_worker::prompt::seeded;
+use regatta_worker::tokenizer::Tokenizer;
+use support::{Harbour, VOCAB, distance, generate, llama, load_from, logits, mistral, model, plan, tied};
+
+/// Every backend with everything it loads, on the smallest model.
+fn everyone(harbour: &Harbour) -> Vec<(String, Box<dyn Backend>)> {
+    let mut all: Vec<(String, Box<dyn Backend>)> =
+        vec![("fake".to_owned(), Box::new(fake::Fake::new(Script { vocab: VOCAB, ..Script::INSTANT })))];
+    let shapes = [("llama", llama()), ("mistral", mistral()), ("tied", tied())];
+    for (name, shape) in shapes {
+        let model = model(name, shape);
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let name = format!("candle {name} {precision}");
+            all.push((name, harbour.load(Candle, &model, Format::Safetensors, precision)));
+        }
+        for precision in Precision::ALL {
+            let folder = harbour.make(&model, Format::Gguf, precision);
+            for backend in [Candle, LlamaCpp] {
+                let loaded = load_from(backend, &model, Weights::Synthetic, Format::Gguf, precision, &folder);
+                all.push((format!("{backend} gguf {name} {precision}"), loaded));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn all_backends_are_deterministic_forget_on_reset_and_keep_sequences_apart() {
+    let harbour = Harbour::new();
+    for (name, mut backend) in everyone(&harbour) {
+        let backend = &mut *backend;
+        let prompts = seeded(3, 9, 3, VOCAB).unwrap();
+        let alone = generate(backend, &prompts[..1], 6);
+        assert_eq!(alone, generate(backend, &prompts[..1], 6), "{name}: a second time");
+        reset_forgets(&name, backend, &prompts[0], &alone[0]);
+        same_prompts_give_the_same(&name, backend, &prompts[0], &alone[0]);
+        feeding_bit_by_bit_is_the_same(&name, backend, &prompts[0]);
+    }
+}
+
+fn reset_forgets(name: &str, backend: &mut dyn Backend, prompt: &[u32], expected: &[u32]) {
+    let mut session = backend.open(&plan(1, prompt.len(), 6)).unwrap();
+    let mut id = [0];
+    let other: Vec<u32> = prompt.iter().rev().copied().collect();
+    session.prefill(&[other]).unwrap();
+    session.sample(&mut id).unwrap();
+    session.decode(&id).unwrap();
+    session.reset().unwrap();
+    session.prefill(&[prompt.to_vec()]).unwrap();
+    session.sample(&mut id).unwrap();
+    assert_eq!(id[0], expected[0], "{name}: after a reset");
+}
+
+fn same_prompts_give_the_same(name: &str, backend: &mut dyn Backend, prompt: &[u32], expected: &[u32]) {
+    if name.starts_with("candle") && ["q8_0", "q4_1", "q4_k_m"].iter().any(|blocks| name.ends_with(blocks)) {
+        let refused = backend.open(&plan(4, prompt.len(), expected.len())).err().map(|error| error.kind);
+        assert_eq!(refused, Some(FailureKind::Unsupported), "{name}: a batch, which candle can't do with blocks");
+        return;
+    }
+    let many = generate(backend, &vec![prompt.to_vec(); 4], expected.len());
+    for (sequence, output) in many.iter().enumerate() {
+        assert_eq!(output, &many[0], "{name}: sequence {sequence} of a batch");
+    }
+    // Engines may use other kernels for a batch, so a near tie may fall the other way; the first token must not.
+    assert_eq!(many[0][0], expected[0], "{name}: first token of a batch against that of one sequence");
+}
+
+fn feeding_bit_by_bit_is_the_same(name: &str, backend: &mut dyn Backend, prompt: &[u32]) {
+    let at_once = logits(backend, prompt);
+    let mut session = backend.open(&plan(1, prompt.len(), 1)).unwrap();
+    session.reset().unwrap();
+    session.prefill(&[prompt[..1].to_vec()]).unwrap();
+    for id in &prompt[1..] {
+        session.decode(&[*id]).unwrap();
+    }
+    if name == "fake" {
+        return;
+    }
+    let apart = distance(&at_once, &session.logits(0).unwrap());
+    assert!(apart < 0.05, "{name}: token by token gives logits {apart} apart");
+}
+
+#[test]
+fn a_batch_of_different_prompts_is_each_prompt_by_itself() {
+    let harbour = Harbour::new();
+    let model = model("llama", llama());
+    for (backend, format) in [(Candle, Format::Safetensors), (LlamaCpp, Format::Gguf)] {
+        let mut backend_ = harbour.load(backend, &model, format, Precision::F32);
+        let prompts = seeded(11, 17, 3, VOCAB).unwrap();
+        let together = generate(&mut *backend_, &prompts, 12);
+        for (prompt, together) in prompts.iter().zip(&together) {
+            let alone = generate(&mut *backend_, std::slice::from_ref(prompt), 12);
+            assert_eq!(&alone[0], together, "{backend}");
+        }
+    }
+}
+
+#[test]
+fn engines_agree_on_the_same_numbers() {
+    let harbour = Harbour::new();
+    for (name, shape) in [("llama", llama()), ("mistral", mistral()), ("tied", tied())] {
+        let model = model(name, shape);
+        let mut candle = harbour.load(Candle, &model, Format::Safetensors, Precision::F32);
+        let mut llama_cpp = harbour.load(LlamaCpp, &model, Format::Gguf, Precision::F32);
+        for seed in 0..3 {
+            let prompts = seeded(seed, 20, 1, VOCAB).unwrap();
+            let apart = distance(&logits(&mut *candle, &prompts[0]), &logits(&mut *llama_cpp, &prompts[0]));
+            assert!(apart < 1e-4, "{name}: logits {apart} apart");
+            assert_eq!(generate(&mut *candle, &prompts, 32), generate(&mut *llama_cpp, &prompts, 32), "{name}");
+        }
+    }
+}
+
+#[test]
+fn engines_agree_on_quantised_files_and_those_are_near_the_plain_numbers() {
+    let harbour = Harbour::new();
+    let model = model("llama", llama());
+    let mut plain = harbour.load(LlamaCpp, &model, Format::Gguf, Precision::F32);
+    let prompt = &seeded(5, 24, 1, VOCAB).unwrap()[0];
+    let reference = logits(&mut *plain, prompt);
+    for (precision, tolerance) in [
+        (Precision::F16, 0.01),
+        (Precision::Bf16, 0.05),
+        (Precision::Q8_0, 0.05),
+        (Precision::Q4_1, 0.5),
+        (Precision::Q4KM, 0.5),
+    ] {
+        let folder = harbour.make(&model, Format::Gguf, precision);
+        let load = |backend| load_from(backend, &model, Weights::Synthetic, Format::Gguf, precision, &folder);
+        let (mut candle, mut llama_cpp) = (load(Candle), load(LlamaCpp));
+        let (of_candle, of_llama) = (logits(&mut *candle, prompt), logits(&mut *llama_cpp, prompt));
+        let near = [distance(&reference, &of_candle), distance(&reference, &of_llama), distance(&of_llama, &of_candle)];
+        println!(
+            "{precision}: candle {:.4}, llama.cpp {:.4} from f32, {:.4} from each other",
+            near[0], near[1], near[2]
+        );
+        assert!(near[0] < tolerance && near[1] < tolerance, "{precision}: {near:?}");
+        assert!(near[2] < 0.1, "{precision}: {near:?}");
+        let agreeing = agreement(&mut *candle, &mut *llama_cpp);
+        assert!(agreeing >= 0.75, "{precision}: the engines agree on {agreeing} of first tokens");
+    }
+}
+
+/// The share of prompts after which two engines find the same token likeliest.
+fn agreement(a: &mut dyn Backend, b: &mut dyn Backend) -> f64 {
+    let prompts = seeded(77, 12, 16, VOCAB).unwrap();
+    let same = prompts.iter().filter(|prompt| {
+        let prompt = std::slice::from_ref(*prompt);
+        generate(a, prompt, 1) == generate(b, prompt, 1)
+    });
+    same.count() as f64 / prompts.len() as f64
+}
+
+/// The real model, where the environment names its file.
+fn smollm2() -> Option<(PathBuf, Model)> {
+    let Some(path) = std::env::var_os("REGATTA_SMOLLM2_GGUF") else {
+        println!("skipped: REGATTA_SMOLLM2_GGUF names no file");
+        return None;
+    };
+    let models = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
+    Some((path.into(), models.into_iter().find(|model| model.id.as_str() == "smollm2-135m").unwrap()))
+}
+
+const TEXT: &str = "<|im_start|>user\nWhat is the capital of France, and which river runs through it?<|im_end|>\n<|im_start|>assistant\n";
+
+#[test]
+fn engines_agree_on_a_real_model() {
+    let Some((path, model)) = smollm2() else { return };
+    let harbour = Harbour::new();
+    let convert = |format| {
+        let library = &harbour.library;
+        let converted =
+            artifacts::convert_gguf(library, &model, &path, format, Precision::F32, false, &mut |_, _| {}).unwrap();
+        assert!(converted.without_tokenizer.is_none(), "{:?}", converted.without_tokenizer);
+        converted.installed.folder
+    };
+    let original = regatta_models::import::import(&harbour.library, &path, &model, false).unwrap().folder;
+    let (safetensors, gguf) = (convert(Format::Safetensors), convert(Format::Gguf));
+    let tokenizer = Tokenizer::of_artifact(&safetensors, Format::Safetensors).unwrap().unwrap();
+    let prompt = tokenizer.encode(TEXT).unwrap();
+    assert_eq!(prompt, Tokenizer::of_artifact(&gguf, Format::Gguf).unwrap().unwrap().encode(TEXT).unwrap());
+    let load = |backend: BackendKind, format, precision, folder: &PathBuf| {
+        load_from(backend, &model, Weights::Real, format, precision, folder)
+    };
+    let mut candle = load(Candle, Format::Safetensors, Precision::F32, &safetensors);
+    let mut llama_cpp = load(LlamaCpp, Format::Gguf, Precision::F32, &gguf);
+    let mut quantised = load(Candle, Format::Gguf, Precision::Q4_1, &original);
+    let mut llama_q4 = load(LlamaCpp, Format::Gguf, Precision::Q4_1, &original);
+    let reference = logits(&mut *llama_cpp, &prompt);
+    let apart = distance(&reference, &logits(&mut *candle, &prompt));
+    let prompts = [prompt.clone()];
+    let output = generate(&mut *llama_cpp, &prompts, 32);
+    println!("f32 logits {apart:.2e} apart; says: {}", tokenizer.decode(&output[0]).unwrap());
+    assert!(apart < 1e-3);
+    assert_eq!(generate(&mut *candle, &prompts, 32), output);
+    for (name, backend) in [("candle", &mut quantised), ("llama.cpp", &mut llama_q4)] {
+        let output = generate(&mut **backend, &prompts, 32);
+        println!("{name} q4_1 says: {}", tokenizer.decode(&output[0]).unwrap());
+        // The f32 files hold the q4_1 numbers, so what differs is how activations are rounded.
+        let apart = distance(&reference, &logits(&mut **backend, &prompt));
+        println!("{name} q4_1 logits {apart:.2e} from f32");
+        assert!(apart < 0.1, "{name}");
+    }
+}
+
+#[test]
+fn the_tokenizer_gives_what_llama_cpp_gives() {
+    let Some((path, _)) = smollm2() else { return };
+    let reader = regatta_models::gguf::Reader::open(&path).unwrap();
+    let tokenizer = Tokenizer::from_gguf(reader.header()).unwrap().unwrap();
+    let engine = regatta_worker::backend::llama_cpp::engine().unwrap();
+    let params = llama_cpp_2::model::params::LlamaModelParams::default().with_vocab_only(true);
+    let theirs = llama_cpp_2::model::LlamaModel::load_from_file(engine, &path, &params).unwrap();
+    for text in [
+        "Hello, world!",
+        TEXT,
+        "In 1984, 12345 people paid $3.50 (or 2,75 \u{20ac}) each.",
+        "  leading, trailing and   inner spaces  ",
+        "tabs\tand\nnew\n\nlines\r\n",
+        "fn main() { let x = a[i] << 3; } // don't, we'll, it's",
+        "Stra\u{df}e, na\u{ef}ve, \u{4f60}\u{597d}, \u{43f}\u{440}\u{438}\u{432}\u{435}\u{442}, \u{1f600}\u{1f44d}\u{1f3fd}",
+        "",
+    ] {
+        let vocab = theirs.vocab();
+        let expected: Vec<u32> =
+            vocab.tokenize(text.as_bytes(), true, true).iter().map(|token| u32::try_from(token.0).unwrap()).collect();
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(ids, expected, "{text:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    }
+}

@@ -1,0 +1,19 @@
+//! Regatta's coordinator: takes scenarios, leases trials to agents, stores what they measure.
+//!
+//! ```text
+//!  agent ──Session──► session ──Change──► writer task (SQLite) ──► ack
+//!                        │ event                  ▲
+//!                        ▼                        │ Change
+//!  people ──RunService──► actor: sessions, open trials, leases ── tick: decide() ──► assign, expire
+//! ```
+//! One actor owns what changes in memory; the database is the truth, and every change of it is guarded by state and
+//! epoch, so a restart loses nothing but open connections. Handlers only parse, call and answer.
+
+mod actor;
+mod runs;
+pub mod scheduler;
+mod server;
+mod session;
+mod wire;
+
+pub use crate::server::{Bound, Config, Coordinator, CoordinatorError};

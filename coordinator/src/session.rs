@@ -1,0 +1,231 @@
+//! The session with an agent: hello first, then records in and acknowledgements out.
+//!
+//! A record is acknowledged after the commit that holds it. The commit is made by the writer task, so that a dropped
+//! connection never cuts it short. The end of the stream proves nothing: leases and `Finish` decide.
+
+use std::time::Duration;
+
+use regatta_core::id::TrialId;
+use regatta_core::trial::Epoch;
+use regatta_proto::pb::agent_message::Message as FromAgent;
+use regatta_proto::pb::agent_service_server::AgentService;
+use regatta_proto::pb::coordinator_message::Message;
+use regatta_proto::{PROTOCOL, pb};
+use regatta_store::{Finished, Ingested, Reader, Store, Writer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, warn};
+
+use crate::actor::{Event, Handle, Link, SessionId};
+use crate::wire;
+
+/// Messages that may wait for an agent to read them.
+const OUTBOUND: usize = 64;
+
+/// How long a peer may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves agents.
+#[derive(Debug, Clone)]
+pub(crate) struct Agents {
+    writer: Writer,
+    reader: Reader,
+    actor: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    heartbeat: Duration,
+    boot_id: String,
+}
+
+impl Agents {
+    pub(crate) fn new(
+        store: &Store,
+        actor: Handle,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        heartbeat: Duration,
+    ) -> Self {
+        let (writer, reader) = (store.writer().clone(), store.reader().clone());
+        Self { writer, reader, actor, tasks, stop, heartbeat, boot_id: uuid::Uuid::now_v7().to_string() }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type SessionStream = ReceiverStream<Result<pb::CoordinatorMessage, Status>>;
+
+    /// Answers at once: the peer waits for the headers before it sends anything.
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let link = Link { outbound, stop: self.stop.child_token() };
+        self.tasks.spawn(run(self.clone(), request.into_inner(), link));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+/// One session, from hello to its end.
+async fn run(agents: Agents, mut inbound: Streaming<pb::AgentMessage>, link: Link) {
+    let session = match greet(&agents, &mut inbound, &link).await {
+        Ok(session) => session,
+        Err(status) => {
+            warn!(%status, "session refused");
+            let _ = link.outbound.send(Err(status)).await;
+            return;
+        }
+    };
+    let open = Open { agents, session, link };
+    if let Err(status) = open.converse(&mut inbound).await {
+        warn!(%status, "session ended by the coordinator");
+        let _ = open.link.outbound.try_send(Err(status));
+    }
+    let _ = open.agents.actor.send(Event::Closed { session: open.session }).await;
+}
+
+async fn greet(agents: &Agents, inbound: &mut Streaming<pb::AgentMessage>, link: &Link) -> Result<SessionId, Status> {
+    let first = tokio::select! {
+        () = link.stop.cancelled() => return Err(Status::unavailable("the coordinator is stopping")),
+        first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()) => first,
+    };
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+    let Some(FromAgent::Hello(hello)) = first.and_then(|message| message.message) else {
+        return Err(Status::failed_precondition("the first message must be hello"));
+    };
+    let hello = wire::hello(hello)?;
+    let mut resume = Vec::with_capacity(hello.spool.len());
+    for (trial, epoch) in &hello.spool {
+        resume.extend(resume_from(&agents.reader, trial, *epoch).await?);
+    }
+    let greeting = pb::CoordinatorHello {
+        protocol: PROTOCOL,
+        boot_id: agents.boot_id.clone(),
+        resume,
+        heartbeat_interval_ns: u64::try_from(agents.heartbeat.as_nanos()).unwrap_or(u64::MAX),
+    };
+    let (hello, link) = (Box::new(hello), link.clone());
+    agents.actor.ask(|reply| Event::Hello { hello, link, greeting, reply }).await
+}
+
+/// Where the agent is to go on with one lease. Nothing for a lease of another database: its records would have no
+/// place here, and the agent keeps them.
+async fn resume_from(reader: &Reader, trial: &TrialId, epoch: Epoch) -> Result<Option<pb::ResumeFrom>, Status> {
+    let delivery = reader.delivery(trial, epoch).await.map_err(|error| wire::status(&error))?;
+    if delivery.is_none() {
+        warn!(%trial, epoch = epoch.0, "agent has records of a lease that is not in this database");
+    }
+    Ok(delivery.map(|delivery| pb::ResumeFrom {
+        trial_id: trial.to_string(),
+        epoch: epoch.0,
+        seq: delivery.last_seq + 1,
+        finished: delivery.finished,
+    }))
+}
+
+/// A session after hello.
+struct Open {
+    agents: Agents,
+    session: SessionId,
+    link: Link,
+}
+
+impl Open {
+    async fn converse(&self, inbound: &mut Streaming<pb::AgentMessage>) -> Result<(), Status> {
+        loop {
+            let message = tokio::select! {
+                () = self.link.stop.cancelled() => return Ok(()),
+                message = inbound.message() => message,
+            };
+            match message {
+                Ok(Some(message)) => self.handle(message).await?,
+                // The peer's end of the stream, clean or not, says nothing about its trial.
+                Ok(None) => return Ok(()),
+                Err(status) => {
+                    debug!(%status, "session broke off");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn handle(&self, message: pb::AgentMessage) -> Result<(), Status> {
+        let actor = &self.agents.actor;
+        let session = self.session;
+        match message.message {
+            Some(FromAgent::Heartbeat(heartbeat)) => {
+                let held = heartbeat.held.iter().map(|held| wire::lease(&held.trial_id, held.epoch));
+                let held = held.collect::<Result<_, _>>()?;
+                actor.send(Event::Heartbeat { session, held, spool_records: heartbeat.spool_records }).await
+            }
+            Some(FromAgent::Batch(batch)) => self.ingest(batch).await,
+            Some(FromAgent::Finish(finish)) => self.finish(&finish).await,
+            Some(FromAgent::Progress(progress)) => {
+                actor.offer(Event::Progress(progress));
+                Ok(())
+            }
+            Some(FromAgent::Reject(reject)) => {
+                let (trial, epoch) = wire::lease(&reject.trial_id, reject.epoch)?;
+                let reason = regatta_core::id::shown(&reject.reason);
+                actor.send(Event::Rejected { session, trial, epoch, reason }).await
+            }
+            Some(FromAgent::Hello(_)) => Err(Status::failed_precondition("hello comes once, as the first message")),
+            // A message of a newer agent of the same protocol: additions are made so that they may be ignored.
+            None => Ok(()),
+        }
+    }
+
+    async fn ingest(&self, batch: pb::RecordBatch) -> Result<(), Status> {
+        let batch = wire::batch(batch)?;
+        let (trial, epoch) = (batch.trial.clone(), batch.epoch);
+        let stored = match self.agents.writer.write(batch).await.map_err(|error| wire::status(&error))? {
+            Ingested::Stored(stored) => stored,
+            Ingested::UnknownLease => return Err(unknown_lease(&trial, epoch)),
+        };
+        if stored.conflicts > 0 {
+            warn!(%trial, epoch = epoch.0, records = stored.conflicts, "records differ from those stored before");
+        }
+        let (trial_id, epoch_number) = (trial.to_string(), epoch.0);
+        if let Some(from_seq) = stored.missing_from {
+            self.send(Message::Missing(pb::Missing { trial_id: trial_id.clone(), epoch: epoch_number, from_seq }))
+                .await?;
+        }
+        let durable_through_seq = stored.durable_through_seq;
+        self.send(Message::Ack(pb::Ack { trial_id, epoch: epoch_number, durable_through_seq })).await?;
+        self.agents.actor.send(Event::Records { session: self.session, trial, epoch, run: stored.run }).await
+    }
+
+    async fn finish(&self, finish: &pb::Finish) -> Result<(), Status> {
+        let finish = wire::finish(finish)?;
+        let (trial, epoch) = (finish.trial.clone(), finish.epoch);
+        let trial_id = trial.to_string();
+        match self.agents.writer.write(finish).await.map_err(|error| wire::status(&error))? {
+            Finished::UnknownLease => Err(unknown_lease(&trial, epoch)),
+            Finished::Missing { from_seq } => {
+                self.send(Message::Missing(pb::Missing { trial_id, epoch: epoch.0, from_seq })).await
+            }
+            Finished::Complete { run, state, .. } => {
+                // The actor first: when the agent hears of it, it may ask for the next trial.
+                self.agents.actor.send(Event::Finished { trial, epoch, run, state }).await?;
+                self.send(Message::FinishAck(pb::FinishAck { trial_id, epoch: epoch.0 })).await
+            }
+        }
+    }
+
+    /// Waits for the agent to read what was sent before: it gets no more work done than it can hear of.
+    async fn send(&self, message: Message) -> Result<(), Status> {
+        tokio::select! {
+            () = self.link.stop.cancelled() => Err(Status::unavailable("the session is over")),
+            sent = self.link.outbound.send(Ok(wire::message(message))) => {
+                sent.map_err(|_| Status::cancelled("the agent went away"))
+            }
+        }
+    }
+}
+
+fn unknown_lease(trial: &TrialId, epoch: Epoch) -> Status {
+    Status::failed_precondition(format!("trial {trial} was never leased under epoch {} here", epoch.0))
+}

@@ -1,0 +1,208 @@
+//! Between the wire and what the coordinator works with: stored rows to messages, errors to statuses, hellos checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use prost::Message;
+use regatta_core::cell::{CellHash, Outcome};
+use regatta_core::device::Device;
+use regatta_core::digest::Digest;
+use regatta_core::id::{TrialId, is_unprintable};
+use regatta_core::sample::Sample;
+use regatta_core::trial::Epoch;
+use regatta_proto::convert::{self, WireError, unix_ns};
+use regatta_proto::{PROTOCOL, pb};
+use regatta_store::{
+    AgentRecord, AgentSeen, Batch, Content, EndedCell, Finish, Record, RunSummary, StoreError, WorkerFacts,
+};
+use tonic::{Code, Status};
+
+/// The longest label, in characters.
+const MAX_LABEL: usize = 128;
+
+/// Devices, worker programs and host labels of one agent, at most.
+const MAX_ITEMS: usize = 64;
+
+/// The longest answer to `probe`, in bytes.
+const MAX_PROBE: usize = 64 * 1024;
+
+/// The longest message of a status, in bytes as it travels: headers have a limit, and it is a header.
+const MAX_STATUS: usize = 6 * 1024;
+
+/// A text from outside, cut, without characters that change how the text around it is shown.
+fn label(text: &str) -> String {
+    text.chars().take(MAX_LABEL).map(|c| if is_unprintable(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// An agent's hello, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Hello {
+    /// What is stored of it.
+    pub(crate) agent: AgentSeen,
+    /// What its spool holds.
+    pub(crate) spool: Vec<(TrialId, Epoch)>,
+}
+
+/// Checks an agent's hello.
+pub(crate) fn hello(wire: pb::AgentHello) -> Result<Hello, Status> {
+    check_protocol(wire.protocol)?;
+    let invalid = |error: WireError| Status::invalid_argument(format!("hello: {error}"));
+    let id = convert::parse("agent_id", &wire.agent_id).map_err(invalid)?;
+    if !(1..=64).contains(&wire.boot_id.len()) {
+        return Err(Status::invalid_argument("hello: boot_id must have 1 to 64 characters"));
+    }
+    for (what, count) in [("devices", wire.devices.len()), ("workers", wire.workers.len()), ("host", wire.host.len())] {
+        if count > MAX_ITEMS {
+            return Err(Status::invalid_argument(format!("hello: {count} {what}, at most {MAX_ITEMS} are taken")));
+        }
+    }
+    if let Some(probe) = wire.workers.iter().find(|probe| probe.len() > MAX_PROBE) {
+        let found = probe.len();
+        return Err(Status::invalid_argument(format!(
+            "hello: a probe of {found} bytes, at most {MAX_PROBE} are taken"
+        )));
+    }
+    let devices = wire.devices.into_iter().map(Device::try_from).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+    let devices = check_devices(&id, devices)?;
+    let spool = wire.spool.iter().map(|head| lease(&head.trial_id, head.epoch)).collect::<Result<_, _>>()?;
+    let host: BTreeMap<_, _> = wire.host.iter().map(|(key, value)| (label(key), label(value))).collect();
+    let version = label(&wire.version);
+    let agent = AgentSeen { id, boot_id: label(&wire.boot_id), version, host, workers: wire.workers, devices };
+    Ok(Hello { agent, spool })
+}
+
+fn check_protocol(agents: u32) -> Result<(), Status> {
+    let upgrade = match agents.cmp(&PROTOCOL) {
+        std::cmp::Ordering::Equal => return Ok(()),
+        std::cmp::Ordering::Less => "agent",
+        std::cmp::Ordering::Greater => "coordinator",
+    };
+    Err(Status::failed_precondition(format!(
+        "agent speaks protocol {agents}, coordinator {PROTOCOL}: upgrade the {upgrade}"
+    )))
+}
+
+fn check_devices(agent: &regatta_core::id::AgentId, devices: Vec<Device>) -> Result<Vec<Device>, Status> {
+    let mut ids = BTreeSet::new();
+    for device in &devices {
+        if device.agent != *agent {
+            let (id, owner) = (device.id, &device.agent);
+            return Err(Status::invalid_argument(format!("hello: device {id} is of agent {owner}, not of {agent}")));
+        }
+        if !ids.insert(device.id) {
+            return Err(Status::invalid_argument(format!("hello: device {} is named twice", device.id)));
+        }
+    }
+    Ok(devices.into_iter().map(|device| Device { name: label(&device.name), ..device }).collect())
+}
+
+/// A trial and a lease as messages name them.
+pub(crate) fn lease(trial: &str, epoch: u32) -> Result<(TrialId, Epoch), Status> {
+    let trial = convert::parse("trial_id", trial).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok((trial, Epoch(epoch)))
+}
+
+/// A batch of records, each decoded. A record that can't be understood is stored as it is.
+pub(crate) fn batch(wire: pb::RecordBatch) -> Result<Batch, Status> {
+    let (trial, epoch) = lease(&wire.trial_id, wire.epoch)?;
+    if wire.first_seq == 0 {
+        return Err(Status::invalid_argument("batch: first_seq is 0; records are numbered from 1"));
+    }
+    let found = wire.records.iter().fold(0, |crc, record| crc32c::crc32c_append(crc, record));
+    if found != wire.crc32c {
+        let said = wire.crc32c;
+        return Err(Status::data_loss(format!("batch: checksum is {found:#010x}, the agent said {said:#010x}")));
+    }
+    let records = wire.records.into_iter().map(|bytes| Record { content: content(&bytes), bytes }).collect();
+    Ok(Batch { trial, epoch, first_seq: wire.first_seq, records })
+}
+
+fn content(bytes: &[u8]) -> Content {
+    use pb::trial_record::Record as Kind;
+    let decoded = match pb::TrialRecord::decode(bytes) {
+        Ok(record) => record.record,
+        Err(error) => return Content::Unreadable(format!("not a record: {error}")),
+    };
+    let unreadable = |error: WireError| Content::Unreadable(error.to_string());
+    match decoded {
+        Some(Kind::Sample(sample)) => {
+            Sample::try_from(sample).map_or_else(unreadable, |sample| Content::Sample(Box::new(sample)))
+        }
+        Some(Kind::CellEnd(end)) => <(CellHash, Outcome)>::try_from(end)
+            .map_or_else(unreadable, |(hash, outcome)| Content::CellEnd(EndedCell { hash, outcome })),
+        Some(Kind::Worker(facts)) => Content::Worker(WorkerFacts {
+            worker: facts.worker,
+            engine: facts.engine,
+            load_ns: facts.load_ns,
+            weight_bytes: facts.weight_bytes,
+            artifact_digest: facts.artifact_digest,
+        }),
+        None => Content::Unreadable("a record of a kind that this coordinator does not know".to_owned()),
+    }
+}
+
+/// The end of a lease's records.
+pub(crate) fn finish(wire: &pb::Finish) -> Result<Finish, Status> {
+    let (trial, epoch) = lease(&wire.trial_id, wire.epoch)?;
+    let digest = Digest::try_from(wire.digest.as_slice())
+        .map_err(|error| Status::invalid_argument(format!("finish: {error}")))?;
+    Ok(Finish { trial, epoch, last_seq: wire.last_seq, digest })
+}
+
+/// A message of the coordinator.
+pub(crate) fn message(message: pb::coordinator_message::Message) -> pb::CoordinatorMessage {
+    pb::CoordinatorMessage { message: Some(message) }
+}
+
+/// A run for the wire.
+pub(crate) fn run(summary: &RunSummary) -> pb::Run {
+    pb::Run {
+        id: summary.id.to_string(),
+        name: summary.name.clone(),
+        state: summary.state.as_str().to_owned(),
+        created_at_unix_ns: unix_ns(summary.created_at),
+        cells: summary.cells.clone(),
+        samples: summary.samples,
+    }
+}
+
+/// An agent for the wire.
+pub(crate) fn agent(agent: &AgentRecord, connected: bool) -> pb::Agent {
+    pb::Agent { id: agent.id.to_string(), connected, devices: agent.devices.iter().map(Into::into).collect() }
+}
+
+/// What a caller gets to know of a failure of the database.
+pub(crate) fn status(error: &StoreError) -> Status {
+    let code = match error {
+        StoreError::RunNotFound { .. } => Code::NotFound,
+        StoreError::AmbiguousRun { .. } => Code::InvalidArgument,
+        StoreError::Full => Code::ResourceExhausted,
+        StoreError::Closed => Code::Unavailable,
+        StoreError::TooLarge { .. } => Code::OutOfRange,
+        _ => Code::Internal,
+    };
+    Status::new(code, cut(&error.to_string()))
+}
+
+/// A status with as many lines of the text as travel safely.
+pub(crate) fn cut(text: &str) -> String {
+    // Everything beyond printable ASCII travels as three bytes a byte, the end of a line too.
+    let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'%';
+    let travelling = |line: &str| line.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum::<usize>() + 3;
+    let mut room = MAX_STATUS;
+    let mut lines = Vec::new();
+    let all: Vec<&str> = text.lines().collect();
+    for line in &all {
+        let Some(left) = room.checked_sub(travelling(line)) else { break };
+        room = left;
+        lines.push(*line);
+    }
+    let shown = lines.len();
+    let mut out = lines.join("\n");
+    if shown == 0 {
+        out = label(text);
+    } else if shown < all.len() {
+        let _ = write!(out, "\n… and {} more lines", all.len() - shown);
+    }
+    out
+}

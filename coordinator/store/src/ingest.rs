@@ -1,0 +1,517 @@
+//! Ingest: records come at least once and in any grouping; each is stored exactly once, and acknowledged after the
+//! commit that holds it.
+//!
+//! A record is identified by trial, epoch and sequence number, a sample by run, cell, epoch and repetition. The same
+//! record again is acknowledged again; another one under the same number is kept beside the first, with an event.
+//! Records are stored in sequence: what comes after a gap is not stored, and the gap's start is asked for.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use regatta_core::cell::{CellHash, Outcome};
+use regatta_core::digest::Digest;
+use regatta_core::failure::FailureKind;
+use regatta_core::id::{RunId, TrialId};
+use regatta_core::sample::Sample;
+use regatta_core::trial::{Epoch, TrialState};
+use sqlx::QueryBuilder;
+use sqlx::sqlite::{Sqlite, SqliteConnection};
+
+use crate::blob::SampleRow;
+use crate::cells::{self, EndedCell, Under};
+use crate::error::StoreError;
+use crate::events::{self, Event};
+use crate::read::WorkerFacts;
+use crate::row::{Columns, stored, unix_ns};
+use crate::trials::{self, LeaseState, MAX_ATTEMPTS};
+use crate::writer::Change;
+
+/// Rows of one statement: far below SQLite's limit of 32,766 bound values.
+const ROWS_PER_STATEMENT: usize = 500;
+
+/// Records of one lease, in sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The trial.
+    pub trial: TrialId,
+    /// The lease under which they were measured.
+    pub epoch: Epoch,
+    /// Number of the first record, from 1.
+    pub first_seq: u64,
+    /// The records.
+    pub records: Vec<Record>,
+}
+
+/// A record as it came, and what it says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The bytes, as in the agent's spool.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub content: Content,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// One repetition.
+    Sample(Box<Sample>),
+    /// How a cell ended.
+    CellEnd(EndedCell),
+    /// What is known of the worker process.
+    Worker(WorkerFacts),
+    /// Nothing that could be understood, for the reason given.
+    Unreadable(String),
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ingested {
+    /// There is no such lease: nothing was stored.
+    UnknownLease,
+    /// What is stored now.
+    Stored(Stored),
+}
+
+/// What is stored of a lease after a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// The run.
+    pub run: RunId,
+    /// Every record from 1 to this one is on the disk.
+    pub durable_through_seq: u64,
+    /// The batch began after a gap: records from this one on must be sent (again).
+    pub missing_from: Option<u64>,
+    /// The lease was over: samples are stored, no state has changed.
+    pub stale: bool,
+    /// Samples stored by this batch.
+    pub samples: u64,
+    /// Samples set apart by this batch.
+    pub rejected: u64,
+    /// Records that differ from the stored ones of the same number.
+    pub conflicts: u64,
+    /// Cells that ended by this batch.
+    pub ended: Vec<EndedCell>,
+}
+
+impl Change for Batch {
+    type Outcome = Ingested;
+
+    async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Ingested, StoreError> {
+        let Some(lease) = trials::lease_state(db, &self.trial, self.epoch).await? else {
+            return Ok(Ingested::UnknownLease);
+        };
+        let mut stored = Stored {
+            run: lease.run.clone(),
+            durable_through_seq: lease.last_seq,
+            missing_from: None,
+            stale: !lease.is_current(),
+            samples: 0,
+            rejected: 0,
+            conflicts: 0,
+            ended: Vec::new(),
+        };
+        let first_new = lease.last_seq + 1;
+        if self.first_seq > first_new {
+            stored.missing_from = Some(first_new);
+            return Ok(Ingested::Stored(stored));
+        }
+        let known = usize::try_from(first_new - self.first_seq).unwrap_or(usize::MAX).min(self.records.len());
+        let (repeated, fresh) = self.records.split_at(known);
+        let under = Under { run: &lease.run, trial: &self.trial, epoch: self.epoch };
+        stored.conflicts += keep_conflicts(db, at, under, self.first_seq, repeated).await?;
+        if fresh.is_empty() {
+            return Ok(Ingested::Stored(stored));
+        }
+        if lease.finished {
+            // Its end was checked: what comes behind it contradicts the agent's own count.
+            stored.conflicts += keep_conflicts(db, at, under, first_new, fresh).await?;
+            return Ok(Ingested::Stored(stored));
+        }
+        if lease.is_current() && lease.state == TrialState::Leased {
+            trials::start(db, at, under).await?;
+        }
+        if stored.stale && lease.last_seq == 0 {
+            note_stale(db, at, under).await?;
+        }
+        store_fresh(db, at, under, &lease, first_new, fresh, &mut stored).await?;
+        Ok(Ingested::Stored(stored))
+    }
+
+    fn rows(&self) -> usize {
+        2 * self.records.len()
+    }
+}
+
+/// Compares records with the stored ones of the same number, and keeps those that differ beside them.
+async fn keep_conflicts(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    first_seq: u64,
+    records: &[Record],
+) -> Result<u64, StoreError> {
+    if records.is_empty() {
+        return Ok(0);
+    }
+    let known = stored_hashes(db, under, first_seq, records.len()).await?;
+    let mut conflicts = 0;
+    for (seq, record) in (first_seq..).zip(records) {
+        let hash = Digest::of(&record.bytes);
+        if known.get(&seq) == Some(&hash) {
+            continue;
+        }
+        let kept = sqlx::query(
+            "INSERT INTO record_conflicts (trial_id, epoch, seq, hash, bytes, received_at_unix_ns)
+             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(under.trial.as_str())
+        .bind(under.epoch.0)
+        .bind(stored("seq", seq)?)
+        .bind(hash.as_bytes().as_slice())
+        .bind(record.bytes.as_slice())
+        .bind(unix_ns(at))
+        .execute(&mut *db)
+        .await?
+        .rows_affected();
+        conflicts += 1;
+        if kept == 1 {
+            let detail = match known.get(&seq) {
+                Some(first) => {
+                    format!("record {seq} came again with other bytes ({} after {})", hash.short(), first.short())
+                }
+                None => format!("record {seq} came after the lease's records were complete"),
+            };
+            trials::conflict_event(db, at, under, &detail).await?;
+        }
+    }
+    Ok(conflicts)
+}
+
+async fn stored_hashes(
+    db: &mut SqliteConnection,
+    under: Under<'_>,
+    first_seq: u64,
+    count: usize,
+) -> Result<HashMap<u64, Digest>, StoreError> {
+    let rows =
+        sqlx::query("SELECT seq, hash FROM records WHERE trial_id = ? AND epoch = ? AND seq >= ? ORDER BY seq LIMIT ?")
+            .bind(under.trial.as_str())
+            .bind(under.epoch.0)
+            .bind(stored("seq", first_seq)?)
+            .bind(i64::try_from(count).unwrap_or(i64::MAX))
+            .fetch_all(db)
+            .await?;
+    rows.iter().map(|row| Ok((row.unsigned("seq")?, row.digest("hash")?))).collect()
+}
+
+async fn note_stale(db: &mut SqliteConnection, at: Timestamp, under: Under<'_>) -> Result<(), StoreError> {
+    let event = Event {
+        kind: "stale_records",
+        run: Some(under.run),
+        trial: Some(under.trial),
+        epoch: Some(under.epoch),
+        agent: None,
+        cell: None,
+        detail: "records of a lease that is over: samples are stored, no state changes",
+    };
+    events::record(db, at, event).await
+}
+
+/// What a sample must fit.
+struct CellRules {
+    /// Tokens its workload generates.
+    generate: u32,
+    /// Sequences its workload has side by side.
+    batch: u32,
+}
+
+async fn cell_rules(db: &mut SqliteConnection, trial: &TrialId) -> Result<HashMap<CellHash, CellRules>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT cell_hash, generate, json_extract(workload, '$.batch') AS batch FROM cells WHERE trial_id = ?",
+    )
+    .bind(trial.as_str())
+    .fetch_all(db)
+    .await?;
+    let rules = |row: &sqlx::sqlite::SqliteRow| {
+        let rules = CellRules { generate: row.unsigned32("generate")?, batch: row.unsigned32("batch")? };
+        Ok((CellHash(row.digest("cell_hash")?), rules))
+    };
+    rows.iter().map(rules).collect()
+}
+
+async fn store_fresh(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    lease: &LeaseState,
+    first_seq: u64,
+    records: &[Record],
+    stored: &mut Stored,
+) -> Result<(), StoreError> {
+    let rules = cell_rules(db, under.trial).await?;
+    insert_records(db, under, first_seq, records).await?;
+    let mut samples = Vec::new();
+    for (seq, record) in (first_seq..).zip(records) {
+        match &record.content {
+            Content::Sample(sample) => match accept(sample, under.epoch, lease, &rules) {
+                Ok(row) => samples.push(Accepted { seq, row, bytes: &record.bytes }),
+                Err(reason) => {
+                    reject(db, at, under, seq, Some(&sample.key.cell), &reason, &record.bytes).await?;
+                    stored.rejected += 1;
+                }
+            },
+            Content::CellEnd(ended) => {
+                // Its samples come before it, and its end is judged by them.
+                insert_samples(db, at, under, &mut samples, stored).await?;
+                if !stored.stale {
+                    stored.ended.extend(end_cell(db, at, under, lease, ended).await?);
+                }
+            }
+            Content::Worker(facts) => insert_worker(db, under, facts).await?,
+            Content::Unreadable(reason) => {
+                reject(db, at, under, seq, None, reason, &record.bytes).await?;
+                stored.rejected += 1;
+            }
+        }
+    }
+    insert_samples(db, at, under, &mut samples, stored).await?;
+    let last_seq = lease.last_seq + records.len() as u64;
+    trials::advance(db, under, lease.last_seq, last_seq).await?;
+    stored.durable_through_seq = last_seq;
+    Ok(())
+}
+
+/// A sample that keeps the rules, with the record it came in.
+struct Accepted<'a> {
+    seq: u64,
+    row: SampleRow,
+    bytes: &'a [u8],
+}
+
+/// The sample as a row, or the rule it breaks.
+fn accept(
+    sample: &Sample,
+    epoch: Epoch,
+    lease: &LeaseState,
+    rules: &HashMap<CellHash, CellRules>,
+) -> Result<SampleRow, String> {
+    let key = &sample.key;
+    let rules = rules.get(&key.cell).ok_or_else(|| format!("cell {} is not part of the trial", key.cell.0.short()))?;
+    if key.epoch != epoch {
+        return Err(format!("sample of epoch {} in a batch of epoch {}", key.epoch.0, epoch.0));
+    }
+    if key.repetition >= lease.repetitions {
+        return Err(format!("repetition {} where {} were asked for", key.repetition, lease.repetitions));
+    }
+    if sample.batch != rules.batch {
+        return Err(format!("batch is {} where the workload has {}", sample.batch, rules.batch));
+    }
+    sample.check(rules.generate).map_err(|error| error.to_string())?;
+    SampleRow::of(sample).map_err(|error| error.to_string())
+}
+
+async fn insert_records(
+    db: &mut SqliteConnection,
+    under: Under<'_>,
+    first_seq: u64,
+    records: &[Record],
+) -> Result<(), StoreError> {
+    let mut seq = stored("seq", first_seq)?;
+    for chunk in records.chunks(ROWS_PER_STATEMENT) {
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO records (trial_id, epoch, seq, hash, bytes) ");
+        query.push_values(chunk, |mut row, record| {
+            row.push_bind(under.trial.as_str())
+                .push_bind(under.epoch.0)
+                .push_bind(seq)
+                .push_bind(Digest::of(&record.bytes).as_bytes().to_vec())
+                .push_bind(record.bytes.as_slice());
+            seq += 1;
+        });
+        query.build().execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
+const SAMPLE_COLUMNS: &str = "run_id, cell_hash, epoch, repetition, started_at_unix_ns, tokenized_ns, prefill_start_ns,
+    prefill_done_ns, token_times, end_ns, prompt_tokens, prompt_digest, batch, output, load_ns, first_repetition_ns,
+    warmup_repetitions, peak_rss_bytes, threads, flags";
+
+/// Stores samples and empties the list.
+async fn insert_samples(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    samples: &mut Vec<Accepted<'_>>,
+    stored: &mut Stored,
+) -> Result<(), StoreError> {
+    for chunk in samples.chunks(ROWS_PER_STATEMENT) {
+        let mut query = QueryBuilder::<Sqlite>::new(format!("INSERT INTO samples ({SAMPLE_COLUMNS}) "));
+        query.push_values(chunk, |mut row, Accepted { row: sample, .. }| {
+            row.push_bind(under.run.as_str())
+                .push_bind(sample.cell.as_slice())
+                .push_bind(sample.epoch)
+                .push_bind(sample.repetition)
+                .push_bind(sample.started_at_unix_ns)
+                .push_bind(sample.tokenized_ns)
+                .push_bind(sample.prefill_start_ns)
+                .push_bind(sample.prefill_done_ns)
+                .push_bind(sample.token_times.as_slice())
+                .push_bind(sample.end_ns)
+                .push_bind(sample.prompt_tokens)
+                .push_bind(sample.prompt_digest.as_slice())
+                .push_bind(sample.batch)
+                .push_bind(sample.output.as_slice())
+                .push_bind(sample.load_ns)
+                .push_bind(sample.first_repetition_ns)
+                .push_bind(sample.warmup_repetitions)
+                .push_bind(sample.peak_rss_bytes)
+                .push_bind(sample.threads)
+                .push_bind(sample.flags.as_str());
+        });
+        query.push(" ON CONFLICT DO NOTHING");
+        let inserted = query.build().execute(&mut *db).await?.rows_affected();
+        stored.samples += inserted;
+        if inserted < chunk.len() as u64 {
+            for sample in chunk {
+                keep_if_different(db, at, under, sample, stored).await?;
+            }
+        }
+    }
+    samples.clear();
+    Ok(())
+}
+
+/// A repetition that was stored before, under another sequence number: the first one counts, another one is kept.
+async fn keep_if_different(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    sample: &Accepted<'_>,
+    stored: &mut Stored,
+) -> Result<(), StoreError> {
+    let first =
+        sqlx::query("SELECT * FROM samples WHERE run_id = ? AND cell_hash = ? AND epoch = ? AND repetition = ?")
+            .bind(under.run.as_str())
+            .bind(sample.row.cell.as_slice())
+            .bind(sample.row.epoch)
+            .bind(sample.row.repetition)
+            .fetch_one(&mut *db)
+            .await?;
+    if SampleRow::read(&first)? == sample.row {
+        return Ok(());
+    }
+    let reason = format!("repetition {} differs from the one stored before", sample.row.repetition);
+    let cell = first.optional_cell("cell_hash")?;
+    reject(db, at, under, sample.seq, cell.as_ref(), &reason, sample.bytes).await?;
+    stored.rejected += 1;
+    stored.conflicts += 1;
+    trials::conflict_event(db, at, under, &reason).await
+}
+
+/// Keeps a record apart, with the reason.
+async fn reject(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    seq: u64,
+    cell: Option<&CellHash>,
+    reason: &str,
+    bytes: &[u8],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO rejected_samples (trial_id, epoch, seq, run_id, cell_hash, reason, bytes, received_at_unix_ns)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(under.trial.as_str())
+    .bind(under.epoch.0)
+    .bind(stored("seq", seq)?)
+    .bind(under.run.as_str())
+    .bind(cell.map(|cell| cell.0.as_bytes().as_slice()))
+    .bind(reason)
+    .bind(bytes)
+    .bind(unix_ns(at))
+    .execute(&mut *db)
+    .await?;
+    let event = Event {
+        kind: "sample_rejected",
+        run: Some(under.run),
+        trial: Some(under.trial),
+        epoch: Some(under.epoch),
+        agent: None,
+        cell,
+        detail: reason,
+    };
+    events::record(db, at, event).await
+}
+
+async fn insert_worker(db: &mut SqliteConnection, under: Under<'_>, facts: &WorkerFacts) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO worker_facts (trial_id, epoch, worker, engine, load_ns, weight_bytes, artifact_digest)
+         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(under.trial.as_str())
+    .bind(under.epoch.0)
+    .bind(&facts.worker)
+    .bind(&facts.engine)
+    // Facts, not measurements: a number beyond the column's range is stored as its largest.
+    .bind(i64::try_from(facts.load_ns).unwrap_or(i64::MAX))
+    .bind(i64::try_from(facts.weight_bytes).unwrap_or(i64::MAX))
+    .bind(&facts.artifact_digest)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Ends a cell as its worker says, if what is stored bears it out.
+async fn end_cell(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    lease: &LeaseState,
+    said: &EndedCell,
+) -> Result<Option<EndedCell>, StoreError> {
+    // A cell that its agent gave up, although nobody has stopped the run, was given up because the agent stops.
+    let again =
+        said.outcome == Outcome::Cancelled || said.outcome.failure().is_some_and(FailureKind::is_infrastructure);
+    if again && lease.attempts < MAX_ATTEMPTS && !lease.cancel_requested {
+        cells::retry(db, at, under, said).await?;
+        return Ok(None);
+    }
+    let outcome = judged(db, under, lease, said).await?;
+    let ended = EndedCell { hash: said.hash, outcome };
+    Ok(cells::end(db, at, under, &ended).await?.then_some(ended))
+}
+
+/// A cell is ok only with all its samples.
+async fn judged(
+    db: &mut SqliteConnection,
+    under: Under<'_>,
+    lease: &LeaseState,
+    said: &EndedCell,
+) -> Result<Outcome, StoreError> {
+    if said.outcome != Outcome::Ok {
+        return Ok(said.outcome.clone());
+    }
+    let row = sqlx::query(
+        "SELECT (SELECT count(*) FROM samples WHERE run_id = ?1 AND cell_hash = ?2 AND epoch = ?4) AS samples,
+            (SELECT count(*) FROM rejected_samples WHERE trial_id = ?3 AND epoch = ?4 AND cell_hash = ?2) AS rejected,
+            (SELECT min(reason) FROM rejected_samples WHERE trial_id = ?3 AND epoch = ?4 AND cell_hash = ?2) AS reason",
+    )
+    .bind(under.run.as_str())
+    .bind(said.hash.0.as_bytes().as_slice())
+    .bind(under.trial.as_str())
+    .bind(under.epoch.0)
+    .fetch_one(db)
+    .await?;
+    let (samples, rejected) = (row.unsigned("samples")?, row.unsigned("rejected")?);
+    if samples == u64::from(lease.repetitions) {
+        return Ok(Outcome::Ok);
+    }
+    let mut detail = format!("worker said ok with {samples} of {} samples", lease.repetitions);
+    if let Some(reason) = row.optional_text("reason")? {
+        let _ = write!(detail, "; {rejected} rejected, such as: {reason}");
+    }
+    Ok(Outcome::Failed(FailureKind::BadOutput, detail))
+}

@@ -1,0 +1,86 @@
+//! Regatta's database: SQLite, the only crate with SQL.
+//!
+//! [`Store`] is a coordinator's: one task writes, a pool reads. [`Reader`] is a report's. Every change is a struct
+//! that implements [`Change`], given to [`Writer::write`], which returns after the commit; each module holds the
+//! changes of one aggregate. Rows are converted to the words of the domain here and nowhere else.
+
+mod agents;
+mod blob;
+mod cells;
+mod error;
+mod events;
+mod ingest;
+mod open;
+mod read;
+mod row;
+mod runs;
+mod schema;
+mod trials;
+mod writer;
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use crate::agents::AgentSeen;
+pub use crate::cells::EndedCell;
+pub use crate::error::StoreError;
+pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
+pub use crate::read::{
+    AgentRecord, CellRecord, Delivery, EventRecord, Reader, RejectedSample, RunDevice, RunRecord, RunSummary,
+    TrialRecord, WorkerFacts, WorkerRecord,
+};
+pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
+pub use crate::trials::{Finish, Finished, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released};
+pub use crate::writer::{Change, Writer};
+
+/// A coordinator's database. One process at a time has it.
+#[derive(Debug)]
+pub struct Store {
+    reader: Reader,
+    writer: Writer,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _lock: open::WriterLock,
+}
+
+impl Store {
+    /// Opens the database at `path`, makes it where there is none, and brings its schema up to date. `clock` gives
+    /// the wall-clock time that changes are labelled with.
+    pub async fn open(path: &Path, clock: fn() -> Timestamp) -> Result<Self, StoreError> {
+        open::check(path).await?;
+        let lock = open::lock(path)?;
+        let db = open::writer(path).await?;
+        let reader = Reader { pool: open::readers(path).await? };
+        let (writer, jobs) = writer::channel();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(writer::run(db, jobs, stop.clone(), clock));
+        tasks.close();
+        Ok(Self { reader, writer, stop, tasks, _lock: lock })
+    }
+
+    /// Opens the database at `path` for reading, also while a coordinator writes to it.
+    pub async fn open_read_only(path: &Path) -> Result<Reader, StoreError> {
+        open::check_read_only(path).await?;
+        Ok(Reader { pool: open::readers(path).await? })
+    }
+
+    /// Reads.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Writes. Clones share the one writer task.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Takes no more changes, stores those that wait already, and closes the database.
+    pub async fn close(self) {
+        self.reader.close().await;
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}

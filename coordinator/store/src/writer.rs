@@ -1,0 +1,176 @@
+//! The one task that writes. Changes come in through a bounded channel; those that wait while a commit is on its way
+//! to the disk share the next one. A change is answered after the commit that holds it, so an answer is a promise.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use jiff::Timestamp;
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::error::StoreError;
+
+/// Changes that may wait.
+const QUEUE: usize = 256;
+
+/// Rows that one commit takes, about.
+const GROUP_ROWS: usize = 500;
+
+/// A change of the database: applied as a whole or not at all, and safe to apply a second time when the first one was
+/// rolled back.
+pub trait Change: Send + Sync + 'static {
+    /// What came of it.
+    type Outcome: Send + 'static;
+
+    /// Applies the change within a transaction. `at` is the coordinator's wall-clock time, a label.
+    fn apply(
+        &self,
+        db: &mut SqliteConnection,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<Self::Outcome, StoreError>> + Send;
+
+    /// Rows it writes, about: how much of a commit it takes up.
+    fn rows(&self) -> usize {
+        1
+    }
+}
+
+/// Sends changes to the writer task.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+}
+
+impl Writer {
+    /// Applies a change and waits until it is on the disk. If the caller goes away, the change is applied all the same.
+    pub async fn write<C: Change>(&self, change: C) -> Result<C::Outcome, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Pending { change, outcome: None, reply });
+        self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+pub(crate) type JobFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+
+/// A change whose outcome has no type any more.
+pub(crate) trait Job: Send {
+    fn apply<'a>(&'a mut self, db: &'a mut SqliteConnection, at: Timestamp) -> JobFuture<'a>;
+    fn rows(&self) -> usize;
+    /// Sends the outcome of the last `apply`.
+    fn answer(self: Box<Self>);
+    fn fail(self: Box<Self>, error: StoreError);
+}
+
+struct Pending<C: Change> {
+    change: C,
+    outcome: Option<C::Outcome>,
+    reply: oneshot::Sender<Result<C::Outcome, StoreError>>,
+}
+
+impl<C: Change> Job for Pending<C> {
+    fn apply<'a>(&'a mut self, db: &'a mut SqliteConnection, at: Timestamp) -> JobFuture<'a> {
+        Box::pin(async move {
+            self.outcome = Some(self.change.apply(db, at).await?);
+            Ok(())
+        })
+    }
+
+    fn rows(&self) -> usize {
+        self.change.rows()
+    }
+
+    fn answer(self: Box<Self>) {
+        // Nobody listens any more where the caller has gone away; the change is stored all the same.
+        let _ = self.reply.send(self.outcome.ok_or(StoreError::Closed));
+    }
+
+    fn fail(self: Box<Self>, error: StoreError) {
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// The writer and the queue of its task.
+pub(crate) fn channel() -> (Writer, mpsc::Receiver<Box<dyn Job>>) {
+    let (queue, jobs) = mpsc::channel(QUEUE);
+    (Writer { queue }, jobs)
+}
+
+/// Applies changes until `stop`, then those that wait already, and closes the database.
+pub(crate) async fn run(
+    mut db: SqliteConnection,
+    mut jobs: mpsc::Receiver<Box<dyn Job>>,
+    stop: CancellationToken,
+    clock: fn() -> Timestamp,
+) {
+    loop {
+        let job = tokio::select! {
+            job = jobs.recv() => job,
+            () = stop.cancelled(), if !jobs.is_closed() => {
+                jobs.close();
+                continue;
+            }
+        };
+        let Some(first) = job else { break };
+        let group = gather(first, &mut jobs);
+        commit(&mut db, group, clock()).await;
+    }
+    close(db).await;
+}
+
+/// The first change and those that wait behind it, up to the size of a commit.
+fn gather(first: Box<dyn Job>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    let mut rows = first.rows();
+    let mut group = vec![first];
+    while rows < GROUP_ROWS {
+        let Ok(job) = jobs.try_recv() else { break };
+        rows += job.rows();
+        group.push(job);
+    }
+    group
+}
+
+/// Commits the group; where that fails, each change by itself, so that a broken one fails alone.
+async fn commit(db: &mut SqliteConnection, mut group: Vec<Box<dyn Job>>, at: Timestamp) {
+    if group.len() > 1 {
+        match try_commit(db, &mut group, at).await {
+            Ok(()) => return group.into_iter().for_each(Job::answer),
+            Err(error) => debug!(changes = group.len(), %error, "group rolled back, trying its changes one by one"),
+        }
+    }
+    for job in group {
+        let mut single = [job];
+        let result = try_commit(db, &mut single, at).await;
+        let [job] = single;
+        match result {
+            Ok(()) => job.answer(),
+            Err(error) => job.fail(error),
+        }
+    }
+}
+
+/// No timeout and no `select!` around this: a transaction is committed or rolled back, never dropped half-way.
+async fn try_commit(db: &mut SqliteConnection, group: &mut [Box<dyn Job>], at: Timestamp) -> Result<(), StoreError> {
+    let mut transaction = db.begin_with("BEGIN IMMEDIATE").await?;
+    for job in group.iter_mut() {
+        if let Err(error) = job.apply(&mut transaction, at).await {
+            transaction.rollback().await?;
+            return Err(error);
+        }
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn close(mut db: SqliteConnection) {
+    // Readers need no write-ahead log then, and a copy of the one file is the whole database.
+    if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut db).await {
+        debug!(%error, "write-ahead log is left in place");
+    }
+    if let Err(error) = db.close().await {
+        error!(%error, "failed to close the database");
+    }
+}

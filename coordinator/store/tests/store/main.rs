@@ -1,0 +1,8 @@
+//! The store on temporary files, through its public interface.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "in a test, an error is a failure")]
+
+mod common;
+mod ingest;
+mod lifecycle;
+mod open;

@@ -1,0 +1,9 @@
+//! The coordinator over a real connection on loopback, with an agent that does what the test says.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "in a test, an error is a failure")]
+
+mod agents;
+mod delivery;
+mod leases;
+mod runs;
+mod support;

@@ -1,0 +1,136 @@
+//! The agent as a whole: what is found at its start, and its run.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use regatta_core::device::Device;
+use regatta_models::ModelError;
+use regatta_models::library::Library;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::config::AgentConfig;
+use crate::devices;
+use crate::process::Surroundings;
+use crate::session::{Identity, Session, SessionError, Setup, Shutdown, endpoint};
+use crate::spool::handle::SpoolHandle;
+use crate::spool::{Damage, Spool, SpoolError};
+use crate::trial::Context;
+use crate::trial::lease::Lease;
+use crate::trial::weights::Store;
+use crate::trials::Trials;
+use crate::workers::{self, Disabled, Found, Worker};
+
+/// Progress messages that may wait to be sent; more are dropped.
+const PROGRESS: usize = 32;
+
+/// The manifest's name in the spool's folder.
+const MODELS: &str = "models.toml";
+
+/// Why an agent can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The spool can't be used.
+    #[error("the spool can't be used")]
+    Spool(#[from] SpoolError),
+    /// The model root can't be used.
+    #[error("the model root can't be used")]
+    Models(#[from] ModelError),
+    /// A file could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The session with the coordinator will never work.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// An agent that has found its workers and devices and holds its spool.
+pub struct Agent {
+    config: AgentConfig,
+    spool: SpoolHandle,
+    damage: Vec<Damage>,
+    store: Store,
+    found: Found,
+    devices: Vec<Device>,
+}
+
+impl Agent {
+    /// Opens the spool, asks the workers what they can do, and finds the devices.
+    pub async fn start(config: AgentConfig) -> Result<Self, AgentError> {
+        let spool = Spool::open(&config.spool_dir, config.spool_quota)?;
+        let damage = spool.damage().to_vec();
+        let library = Library::open(&config.model_root)?;
+        let models = config.spool_dir.join(MODELS);
+        std::fs::write(&models, &config.models_manifest)
+            .map_err(|source| AgentError::Write { path: models.clone(), source })?;
+        let surroundings = Surroundings { extra: config.worker_env.clone(), oom_counters: config.oom_counters.clone() };
+        let found = workers::find(&config.worker_folders(), &surroundings, config.timing.probe).await;
+        let devices = devices::discover(&config.id, &found.workers);
+        let store = Store { library, models, surroundings, deadline: config.timing.make };
+        Ok(Self { config, spool: SpoolHandle::new(spool), damage, store, found, devices })
+    }
+
+    /// The devices it offers, with their backends.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// The workers that it found.
+    pub fn workers(&self) -> &[Worker] {
+        &self.found.workers
+    }
+
+    /// Programs that look like workers and can't be used, with reasons.
+    pub fn disabled_workers(&self) -> &[Disabled] {
+        &self.found.disabled
+    }
+
+    /// What was found damaged in the spool.
+    pub fn spool_damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
+    /// Serves the coordinator until it is told to stop. An error only where no reconnect can ever help.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), AgentError> {
+        let boot = Uuid::now_v7();
+        let identity = Identity {
+            agent: self.config.id.to_string(),
+            boot_id: boot.to_string(),
+            devices: self.devices.clone(),
+            workers: self.found.workers.iter().map(|worker| worker.json.clone()).collect(),
+            host: devices::host(),
+        };
+        let timing = self.config.timing.clone();
+        let lease = Lease::new(timing.lease);
+        let (progress, progress_receiver) = mpsc::channel(PROGRESS);
+        let context = Arc::new(Context {
+            workers: self.found.workers,
+            surroundings: self.store.surroundings.clone(),
+            store: self.store,
+            spool: self.spool.clone(),
+            lease: lease.clone(),
+            progress,
+            timing: timing.clone(),
+        });
+        let trials = Trials::new(context, self.devices);
+        let setup = Setup {
+            identity,
+            endpoint: endpoint(&self.config.coordinator),
+            timing,
+            spool: self.spool,
+            lease,
+            progress: progress_receiver,
+            rng: ChaCha8Rng::seed_from_u64(boot.as_u64_pair().1),
+        };
+        Ok(Session::new(setup, trials, shutdown).run().await?)
+    }
+}

@@ -1,0 +1,117 @@
+//! What an agent has to be told.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regatta_core::id::AgentId;
+use tonic::transport::Uri;
+
+/// Everything an agent has to be told. [`AgentConfig::new`] fills in what rarely changes.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The agent's name; unique among the coordinator's agents.
+    pub id: AgentId,
+    /// Where the coordinator listens, such as `http://127.0.0.1:7600`.
+    pub coordinator: Uri,
+    /// The folder of artifacts.
+    pub model_root: PathBuf,
+    /// Text of the model manifest, for making synthetic weights.
+    pub models_manifest: String,
+    /// The folder of the spool. One agent, one spool; one spool, one coordinator database.
+    pub spool_dir: PathBuf,
+    /// The most that the spool may hold, in bytes.
+    pub spool_quota: u64,
+    /// Folders with worker programs.
+    pub worker_dirs: Vec<PathBuf>,
+    /// Whether the folder of the running program is searched for workers before `worker_dirs`.
+    pub search_beside_program: bool,
+    /// Environment variables for workers, on top of those that are passed on. For tests.
+    pub worker_env: Vec<(OsString, OsString)>,
+    /// Files with `oom_kill` counters to watch instead of the system's. For tests.
+    pub oom_counters: Option<Vec<PathBuf>>,
+    /// How long things may take.
+    pub timing: Timing,
+}
+
+impl AgentConfig {
+    /// The spool's quota unless another one is given: 2 GiB.
+    pub const SPOOL_QUOTA: u64 = 2 * 1024 * 1024 * 1024;
+
+    /// A configuration with the usual limits, workers from beside the running program, and the built-in models.
+    pub fn new(id: AgentId, coordinator: Uri, model_root: PathBuf, spool_dir: PathBuf) -> Self {
+        Self {
+            id,
+            coordinator,
+            model_root,
+            models_manifest: regatta_core::model::BUILT_IN_MODELS.to_owned(),
+            spool_dir,
+            spool_quota: Self::SPOOL_QUOTA,
+            worker_dirs: Vec::new(),
+            search_beside_program: true,
+            worker_env: Vec::new(),
+            oom_counters: None,
+            timing: Timing::default(),
+        }
+    }
+
+    /// The folders that are searched for workers, in order.
+    pub(crate) fn worker_folders(&self) -> Vec<PathBuf> {
+        let beside = self.search_beside_program.then(|| std::env::current_exe().ok()?.parent().map(PathBuf::from));
+        beside.flatten().into_iter().chain(self.worker_dirs.iter().cloned()).collect()
+    }
+}
+
+/// How long things may take before they are given up, and how often things are done.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// A worker's answer to `probe`.
+    pub probe: Duration,
+    /// Loading a model.
+    pub load: Duration,
+    /// Making synthetic weights.
+    pub make: Duration,
+    /// A worker's exit after its last frame.
+    pub exit: Duration,
+    /// How long a lease counts as ours after the last sign that it was renewed.
+    pub lease: Duration,
+    /// How long a trial waits for a spool that can't be written to.
+    pub spool: Duration,
+    /// Pause before a write to the spool is tried again.
+    pub spool_retry: Duration,
+    /// Connecting, and the coordinator's hello.
+    pub hello: Duration,
+    /// The first pause before a reconnect; it doubles each time.
+    pub backoff_min: Duration,
+    /// The longest pause before a reconnect.
+    pub backoff_max: Duration,
+    /// A record waits this long for others to share a batch with.
+    pub batch: Duration,
+    /// An acknowledgement of a batch or of a trial's end.
+    pub ack: Duration,
+    /// Sending what is left when the agent leaves.
+    pub drain: Duration,
+    /// The current repetition when the agent leaves.
+    pub leave: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            probe: Duration::from_secs(10),
+            load: Duration::from_mins(15),
+            make: Duration::from_hours(2),
+            exit: Duration::from_secs(5),
+            lease: Duration::from_secs(30),
+            spool: Duration::from_mins(5),
+            spool_retry: Duration::from_secs(5),
+            hello: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(30),
+            batch: Duration::from_millis(500),
+            ack: Duration::from_mins(1),
+            drain: Duration::from_secs(10),
+            leave: Duration::from_mins(2),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The agent: runs on a benchmarked machine, finds its devices and workers, measures the trials that the coordinator gives
+//! it, and keeps every sample on disk until the coordinator has it.
+//!
+//! Where to look:
+//!
+//! - [`Agent`]: start and run; [`config`]: what it has to be told.
+//! - [`devices`], [`workers`]: what is here.
+//! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
+//! - `process`: child processes, their groups, frames, last words and ends.
+//! - [`spool`]: records on disk.
+//! - `session`: the one stream to the coordinator.
+//!
+//! An agent executes nothing that comes over the wire: a trial is an enum and numbers with local limits, and weights are
+//! found by id under one root.
+
+mod agent;
+pub mod config;
+pub mod devices;
+mod process;
+mod session;
+pub mod spool;
+#[cfg(test)]
+mod testing;
+mod text;
+mod trial;
+mod trials;
+pub mod workers;
+
+pub use agent::{Agent, AgentError};
+pub use config::{AgentConfig, Timing};
+pub use session::{SessionError, Shutdown};

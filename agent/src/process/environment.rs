@@ -1,0 +1,79 @@
+//! Which environment variables a worker gets to see: those it needs to start and to find its devices.
+//!
+//! An allow-list, because what an engine reads from its environment changes what is measured (CUDA graphs, thread
+//! counts), and because tokens of the person who started the agent are none of a worker's business.
+
+use std::ffi::{OsStr, OsString};
+
+/// Names that are passed on, without regard to case.
+const ALLOWED: [&str; 32] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_FALLBACK_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "WINDIR",
+    "COMSPEC",
+    "PATHEXT",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMDATA",
+    "NUMBER_OF_PROCESSORS",
+    "PROCESSOR_ARCHITECTURE",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+    "XDG_RUNTIME_DIR",
+];
+
+/// Beginnings of names that change how engines work. They are not passed on, and that is said.
+const TELLING: [&str; 4] = ["GGML_", "LLAMA_", "CANDLE_", "OMP_"];
+
+/// Names that change how engines work and begin like nothing else.
+const TELLING_NAMES: [&str; 3] = ["RAYON_NUM_THREADS", "CUDA_LAUNCH_BLOCKING", "MKL_NUM_THREADS"];
+
+/// The variables of `all` that a worker gets.
+pub(crate) fn allowed(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    all.filter(|(name, _)| is_allowed(name)).collect()
+}
+
+fn is_allowed(name: &OsStr) -> bool {
+    ALLOWED.iter().any(|allowed| name.eq_ignore_ascii_case(allowed))
+}
+
+/// Names among `all` that would have changed what is measured, had they been passed on.
+pub(crate) fn withheld<'a>(all: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let telling = |name: &&str| TELLING.iter().any(|t| name.starts_with(t)) || TELLING_NAMES.contains(name);
+    let mut names: Vec<_> = all.filter(telling).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_on_the_list_gets_through() {
+        let all = ["PATH", "Path", "AWS_SECRET_ACCESS_KEY", "GGML_CUDA_DISABLE_GRAPHS", "OMP_NUM_THREADS"];
+        let passed = allowed(all.iter().map(|name| (OsString::from(name), OsString::new())));
+        let names: Vec<_> = passed.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+        assert_eq!(names, ["PATH", "Path"]);
+        assert_eq!(withheld(all.into_iter()), ["GGML_CUDA_DISABLE_GRAPHS", "OMP_NUM_THREADS"]);
+    }
+}

@@ -1,0 +1,510 @@
+//! One trial, from its assignment to its finish mark in the spool.
+//!
+//! A fresh worker process measures the cells one after the other; each sample is on disk before the worker goes on. When
+//! a worker dies, hangs or talks nonsense, the cell in hand ends with that outcome and another fresh worker goes on with
+//! the next one: **one bad cell never ends a trial**. When the model itself can't be loaded, no cell can be measured, and
+//! all that are left end with that outcome.
+
+pub(crate) mod lease;
+mod pass;
+mod verdict;
+pub(crate) mod weights;
+
+use std::fmt;
+use std::time::Duration;
+
+use prost::Message;
+use regatta_core::backend::BackendKind;
+use regatta_core::cell::{CellHash, Outcome};
+use regatta_core::failure::FailureKind;
+use regatta_core::trial::{Epoch, Trial};
+use regatta_proto::convert::cell_end;
+use regatta_proto::frame::FrameError;
+use regatta_proto::pb::{self, to_worker, trial_record};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use self::lease::Lease;
+use self::pass::{Pass, Phase, Step};
+use self::verdict::Cut;
+use self::weights::{Ready, Store};
+use crate::config::Timing;
+use crate::process::{Process, Surroundings};
+use crate::spool::handle::SpoolHandle;
+use crate::spool::{SpoolError, TrialKey};
+use crate::workers::{self, Worker};
+
+/// How a running trial is told to stop. Later ones outrank earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// Go on.
+    No,
+    /// A person cancelled it: finish the repetition; cells that are left end as cancelled.
+    Cancel,
+    /// The agent leaves: finish the repetition and give the trial back.
+    Leave,
+    /// At once: kill the worker and give the trial back.
+    Kill,
+}
+
+/// How a trial ended here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Every cell has ended and the spool says so.
+    Finished,
+    /// The trial is given back, for the reason given; what was measured stays in the spool.
+    Released(String),
+}
+
+/// What every trial needs.
+pub(crate) struct Context {
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) store: Store,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) spool: SpoolHandle,
+    pub(crate) lease: Lease,
+    /// For live views. Full means that nobody looks: what doesn't fit is dropped.
+    pub(crate) progress: mpsc::Sender<pb::Progress>,
+    pub(crate) timing: Timing,
+}
+
+/// Measures a trial. `stop` may change at any time.
+pub(crate) async fn run(context: &Context, trial: Trial, epoch: Epoch, stop: watch::Receiver<Stop>) -> End {
+    let key = TrialKey { trial: trial.id.clone(), epoch };
+    let mut run = Run { context, trial, key, stop, ended: 0, has_facts: false };
+    let end = match run.measure().await {
+        Ok(()) => End::Finished,
+        Err(Released(reason)) => End::Released(reason),
+    };
+    tracing::info!(trial = %run.key, ?end, "trial is over here");
+    end
+}
+
+/// The trial is given back.
+#[derive(Debug)]
+struct Released(String);
+
+impl Released {
+    fn by(stop: Stop) -> Self {
+        Self(match stop {
+            Stop::Kill => "the agent was stopped at once".to_owned(),
+            _ => "the agent is leaving".to_owned(),
+        })
+    }
+}
+
+/// How one worker process's pass ended.
+enum PassEnd {
+    /// It said all there was to say.
+    Complete,
+    /// The cell in hand ended with this outcome, or, while the model was being loaded, all that are left.
+    Broken { loading: bool, outcome: Outcome },
+    /// It was stopped, by request.
+    Stopped,
+}
+
+struct Run<'c> {
+    context: &'c Context,
+    trial: Trial,
+    key: TrialKey,
+    stop: watch::Receiver<Stop>,
+    /// Cells that have ended; the next one is the one in hand.
+    ended: usize,
+    /// Whether the first record, about the worker, is written.
+    has_facts: bool,
+}
+
+impl Run<'_> {
+    async fn measure(&mut self) -> Result<(), Released> {
+        let (backend, device) = (self.trial.backend, self.trial.device.kind);
+        let context = self.context;
+        if let Some(worker) = workers::choose(&context.workers, backend, device) {
+            match self.weights(worker).await? {
+                Ok(ready) => self.passes(worker, &ready).await?,
+                Err(outcome) => self.end_all(&outcome).await?,
+            }
+        } else {
+            let reason = format!("no worker for {backend} on {}", self.trial.device);
+            self.end_all(&Outcome::Failed(FailureKind::Unsupported, reason)).await?;
+        }
+        self.finish().await
+    }
+
+    /// The weights, made first if need be. The inner error is what all cells end with.
+    async fn weights(&mut self, worker: &Worker) -> Result<Result<Ready, Outcome>, Released> {
+        if self.trial.backend == BackendKind::Fake {
+            return Ok(Ok(Ready::default()));
+        }
+        let (artifact, seed) = (self.trial.artifact.clone(), self.trial.policy.weights_seed);
+        let store = &self.context.store;
+        match store.find(&artifact, seed).await {
+            Ok(Some(ready)) => return Ok(Ok(ready)),
+            Ok(None) => {}
+            Err(outcome) => return Ok(Err(outcome)),
+        }
+        self.progress(None, "preparing weights", 0, 0.0);
+        tokio::select! {
+            biased;
+            stop = stopped(&mut self.stop, Stop::Cancel) => match stop {
+                Stop::Cancel | Stop::No => Ok(Err(Outcome::Cancelled)),
+                stop => Err(Released::by(stop)),
+            },
+            made = store.make(worker, &artifact, seed) => Ok(made),
+        }
+    }
+
+    /// Worker after worker, until every cell has ended.
+    async fn passes(&mut self, worker: &Worker, ready: &Ready) -> Result<(), Released> {
+        while self.ended < self.trial.cells.len() {
+            self.wait_for_lease().await;
+            let stop = *self.stop.borrow();
+            match stop {
+                Stop::No => {}
+                Stop::Cancel => return self.end_all(&Outcome::Cancelled).await,
+                Stop::Leave | Stop::Kill => return Err(Released::by(stop)),
+            }
+            match self.pass(worker, ready).await? {
+                PassEnd::Complete | PassEnd::Stopped => {}
+                PassEnd::Broken { loading: true, outcome } => self.end_all(&outcome).await?,
+                PassEnd::Broken { loading: false, outcome } => self.end_cell(&outcome).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One worker process, from its start to its end.
+    async fn pass(&mut self, worker: &Worker, ready: &Ready) -> Result<PassEnd, Released> {
+        self.progress(None, "loading", 0, 0.0);
+        let mut process = match self.context.surroundings.start(&worker.path, &["run"]) {
+            Ok(process) => process,
+            Err(error) => {
+                let outcome = Outcome::Failed(FailureKind::Spawn, format!("{}: {error}", worker.path.display()));
+                return Ok(PassEnd::Broken { loading: true, outcome });
+            }
+        };
+        tracing::debug!(trial = %self.key, pid = process.id(), worker = %worker.path.display(), "started a worker");
+        let (phase, heard) = self.listen(worker, ready, &mut process).await?;
+        let loading = phase == Phase::Loading;
+        match heard {
+            Heard::Everything => {
+                process.end(self.context.timing.exit).await;
+                Ok(PassEnd::Complete)
+            }
+            Heard::Stop => {
+                process.end(Duration::ZERO).await;
+                Ok(PassEnd::Stopped)
+            }
+            Heard::Cut(cut) => {
+                let grace = if cut.ends_by_itself() { self.context.timing.exit } else { Duration::ZERO };
+                let ending = process.end(grace).await;
+                if *self.stop.borrow() != Stop::No && cut.ends_by_itself() && ending.is_clean() {
+                    return Ok(PassEnd::Stopped);
+                }
+                let outcome = verdict::outcome(&cut, &ending);
+                tracing::warn!(trial = %self.key, cell = self.ended, state = outcome.state(), "a worker failed");
+                Ok(PassEnd::Broken { loading, outcome })
+            }
+        }
+    }
+
+    /// Sends the worker its trial and takes what it says, as long as it keeps to the rules and the time.
+    async fn listen(
+        &mut self,
+        worker: &Worker,
+        ready: &Ready,
+        process: &mut Process,
+    ) -> Result<(Phase, Heard), Released> {
+        let cells = self.trial.cells[self.ended..].to_vec();
+        let mut pass = Pass::new(&cells, self.key.epoch, self.trial.policy.repetitions);
+        let mut clock = Clock::start("loading the model", self.context.timing.load);
+        let start = self.start_message(ready);
+        // A worker that is gone already shows on its output, with how it ended.
+        if timeout_at(clock.deadline, process.send_start(&start)).await.is_err() {
+            return Ok((Phase::Loading, Heard::Cut(clock.cut())));
+        }
+        let mut told = Stop::No;
+        loop {
+            let event = tokio::select! {
+                biased;
+                stop = stopped(&mut self.stop, next_level(told)) => Event::Stop(stop),
+                frame = process.frames.next::<pb::FromWorker>() => Event::Frame(Box::new(frame)),
+                () = sleep_until(clock.deadline) => Event::Deadline,
+            };
+            let frame = match event {
+                Event::Stop(stop) => {
+                    // Nothing measured is lost while the model is being loaded.
+                    if stop == Stop::Kill || pass.phase() == Phase::Loading {
+                        return Ok((pass.phase(), Heard::Stop));
+                    }
+                    told = stop;
+                    process.send(&to_worker(to_worker::Message::Stop(pb::Stop {}))).await;
+                    continue;
+                }
+                Event::Deadline => return Ok((pass.phase(), Heard::Cut(clock.cut()))),
+                Event::Frame(frame) => match *frame {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return Ok((pass.phase(), Heard::Cut(Cut::EndOfOutput))),
+                    Err(error) => return Ok((pass.phase(), Heard::Cut(Cut::Frame(error)))),
+                },
+            };
+            let phase = pass.phase();
+            let step = match pass.step(frame) {
+                Ok(step) => step,
+                Err(rule) => return Ok((phase, Heard::Cut(Cut::Violation(rule)))),
+            };
+            if let Some(heard) = self.take(step, worker, ready, process, &mut clock).await? {
+                return Ok((phase, heard));
+            }
+        }
+    }
+
+    /// Acts on what the worker said; `Some` where nothing more is to be heard from it.
+    async fn take(
+        &mut self,
+        step: Step,
+        worker: &Worker,
+        ready: &Ready,
+        process: &mut Process,
+        clock: &mut Clock,
+    ) -> Result<Option<Heard>, Released> {
+        let busy_since = Instant::now();
+        match step {
+            Step::Loaded(loaded) => {
+                self.write_facts(worker, ready, loaded).await?;
+                *clock = Clock::start("the cell", self.trial.policy.timeout);
+            }
+            Step::CellStarted(cell) => self.progress(Some(cell), "warming up", 0, 0.0),
+            Step::Warmup { cell, repetitions } => self.progress(Some(cell), "warming up", repetitions, 0.0),
+            Step::Sample { cell, sample, repetitions, decode_rate, last } => {
+                if let Some(cut) = self.write_sample(*sample).await? {
+                    return Ok(Some(Heard::Cut(cut)));
+                }
+                self.progress(Some(cell), "measuring", repetitions, decode_rate);
+                if last {
+                    self.wait_for_lease().await;
+                }
+                process.send(&to_worker(to_worker::Message::Continue(pb::Continue {}))).await;
+                clock.pause(busy_since.elapsed());
+            }
+            Step::CellEnded(Outcome::Cancelled) => {
+                let stop = *self.stop.borrow();
+                match stop {
+                    Stop::No => {
+                        return Ok(Some(Heard::Cut(Cut::Violation("a cell ended as cancelled unasked".to_owned()))));
+                    }
+                    Stop::Cancel => self.end_cell(&Outcome::Cancelled).await?,
+                    // The agent leaves: what it did not get to is somebody else's.
+                    Stop::Leave | Stop::Kill => return Ok(Some(Heard::Stop)),
+                }
+            }
+            Step::CellEnded(outcome) => {
+                self.end_cell(&outcome).await?;
+                *clock = Clock::start("the cell", self.trial.policy.timeout);
+            }
+            Step::LoadFailed(outcome) => {
+                self.end_all(&outcome).await?;
+                return Ok(Some(Heard::Everything));
+            }
+            Step::TrialEnded => return Ok(Some(Heard::Everything)),
+        }
+        Ok(None)
+    }
+
+    /// Holds the worker back before a new cell as long as the lease has run out; a request to stop ends that.
+    async fn wait_for_lease(&mut self) {
+        let lease = &self.context.lease;
+        if lease.has_run_out() {
+            tracing::warn!(trial = %self.key, "the lease is not renewed: waiting before the next cell");
+        }
+        tokio::select! {
+            biased;
+            _ = stopped(&mut self.stop, Stop::Cancel) => {}
+            () = lease.valid() => {}
+        }
+    }
+
+    fn start_message(&self, ready: &Ready) -> pb::ToWorker {
+        let mut trial = pb::Trial::from(&self.trial);
+        trial.cells.drain(..self.ended);
+        let artifact_dir = ready.folder.clone();
+        let start = pb::StartTrial { trial: Some(trial), epoch: self.key.epoch.0, artifact_dir };
+        to_worker(to_worker::Message::Start(start))
+    }
+
+    async fn write_facts(&mut self, worker: &Worker, ready: &Ready, loaded: pb::Loaded) -> Result<(), Released> {
+        if self.has_facts {
+            return Ok(());
+        }
+        let facts = pb::WorkerFacts {
+            worker: worker.json.clone(),
+            engine: loaded.engine,
+            load_ns: loaded.load_ns,
+            weight_bytes: loaded.weight_bytes,
+            artifact_digest: ready.digest.clone(),
+        };
+        self.record(trial_record::Record::Worker(facts)).await?;
+        self.has_facts = true;
+        Ok(())
+    }
+
+    /// Spools a sample; one that is too large for any message is the worker's fault.
+    async fn write_sample(&mut self, sample: pb::Sample) -> Result<Option<Cut>, Released> {
+        let record = encode(trial_record::Record::Sample(sample));
+        if record.len() > crate::spool::MAX_RECORD {
+            return Ok(Some(Cut::Violation(format!("a sample of {} bytes", record.len()))));
+        }
+        self.append(record).await.map(|()| None)
+    }
+
+    /// Ends the cell in hand.
+    async fn end_cell(&mut self, outcome: &Outcome) -> Result<(), Released> {
+        let Some(cell) = self.trial.cells.get(self.ended) else { return Ok(()) };
+        self.record(trial_record::Record::CellEnd(cell_end(cell.hash, outcome))).await?;
+        self.ended += 1;
+        Ok(())
+    }
+
+    /// Ends every cell that is left.
+    async fn end_all(&mut self, outcome: &Outcome) -> Result<(), Released> {
+        while self.ended < self.trial.cells.len() {
+            self.end_cell(outcome).await?;
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, record: trial_record::Record) -> Result<(), Released> {
+        self.append(encode(record)).await
+    }
+
+    async fn append(&mut self, record: Vec<u8>) -> Result<(), Released> {
+        self.persist(Entry::Record(record)).await
+    }
+
+    async fn finish(&mut self) -> Result<(), Released> {
+        self.persist(Entry::Finish).await
+    }
+
+    /// Writes to the spool, and while it can't be written to waits and tries again: the worker stands still meanwhile, so
+    /// nothing is lost. After a time the trial is given back.
+    async fn persist(&mut self, entry: Entry) -> Result<(), Released> {
+        let give_up = Instant::now() + self.context.timing.spool;
+        loop {
+            let Err(error) = self.write(&entry).await else { return Ok(()) };
+            let passing = matches!(error, SpoolError::Full { .. } | SpoolError::Io { .. });
+            if !passing || Instant::now() >= give_up {
+                return Err(Released(error.to_string()));
+            }
+            tracing::error!(trial = %self.key, %error, "measuring stands still until the spool can be written to");
+            tokio::select! {
+                biased;
+                stop = stopped(&mut self.stop, Stop::Leave) => return Err(Released::by(stop)),
+                () = sleep(self.context.timing.spool_retry) => {}
+            }
+        }
+    }
+
+    async fn write(&self, entry: &Entry) -> Result<(), SpoolError> {
+        let (spool, key) = (&self.context.spool, self.key.clone());
+        match entry {
+            Entry::Record(record) => spool.append(key, record.clone()).await.map(drop),
+            Entry::Finish => spool.finish(key).await.map(drop),
+        }
+    }
+
+    /// Tells live views; never waits.
+    fn progress(&self, cell: Option<CellHash>, phase: &str, repetitions: u32, decode_rate: f64) {
+        let progress = pb::Progress {
+            trial_id: self.key.trial.to_string(),
+            epoch: self.key.epoch.0,
+            cell_hash: cell.map(|cell| cell.0.as_bytes().to_vec()).unwrap_or_default(),
+            phase: phase.to_owned(),
+            repetitions,
+            decode_rate,
+        };
+        // No room or nobody there: it is for people who watch, and they will see the next one.
+        let _ = self.context.progress.try_send(progress);
+    }
+}
+
+/// Something to be written to the spool.
+enum Entry {
+    Record(Vec<u8>),
+    Finish,
+}
+
+/// Something happened while a worker was at work.
+enum Event {
+    Stop(Stop),
+    Frame(Box<Result<Option<pb::FromWorker>, FrameError>>),
+    Deadline,
+}
+
+/// Why listening to a worker came to an end.
+enum Heard {
+    /// It said all it had to say.
+    Everything,
+    /// It is to be stopped at once.
+    Stop,
+    /// It can't be listened to any more.
+    Cut(Cut),
+}
+
+/// The time that something may take.
+struct Clock {
+    what: &'static str,
+    limit: Duration,
+    deadline: Instant,
+}
+
+impl Clock {
+    fn start(what: &'static str, limit: Duration) -> Self {
+        Self { what, limit, deadline: Instant::now() + limit }
+    }
+
+    /// The agent was what took so long.
+    fn pause(&mut self, duration: Duration) {
+        self.deadline += duration;
+    }
+
+    fn cut(&self) -> Cut {
+        Cut::Deadline { what: self.what, limit: self.limit }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::Released(reason) => write!(f, "given back: {reason}"),
+        }
+    }
+}
+
+/// Waits until the request to stop is at least `level`; never returns where nobody can make one any more.
+async fn stopped(stop: &mut watch::Receiver<Stop>, level: Stop) -> Stop {
+    let reached = stop.wait_for(|stop| *stop >= level).await.map(|stop| *stop);
+    match reached {
+        Ok(stop) => stop,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The request that would be news to a worker that was told `told`.
+fn next_level(told: Stop) -> Stop {
+    match told {
+        Stop::No => Stop::Cancel,
+        Stop::Cancel | Stop::Leave | Stop::Kill => Stop::Kill,
+    }
+}
+
+fn to_worker(message: to_worker::Message) -> pb::ToWorker {
+    pb::ToWorker { message: Some(message) }
+}
+
+fn encode(record: trial_record::Record) -> Vec<u8> {
+    pb::TrialRecord { record: Some(record) }.encode_to_vec()
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! One worker process's pass over the cells of a trial, as seen through its frames: what may come when. Pure.
+//!
+//! ```text
+//! loading ── Loaded ──► between ── CellStarted ──► measuring ── CellEnded ──► between … ── TrialEnded ──► over
+//!    └── LoadFailed ──► over                        │    ▲
+//!                                                   └────┘ WarmupRepetition, Sample
+//! ```
+//! Anything else is a violation, and the worker that committed it is not listened to any more.
+
+use regatta_core::cell::{CellHash, Outcome};
+use regatta_core::digest::Digest;
+use regatta_core::failure::FailureKind;
+use regatta_core::metrics::Metrics;
+use regatta_core::sample::Sample;
+use regatta_core::trial::{Epoch, TrialCell};
+use regatta_proto::pb::{self, from_worker};
+
+use crate::text;
+
+/// Where the pass stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The model is being loaded.
+    Loading,
+    /// No cell is being measured.
+    Between,
+    /// The current cell is being measured.
+    Measuring {
+        /// The repetition that comes next.
+        repetition: u32,
+    },
+    /// Nothing more is to come.
+    Over,
+}
+
+/// What a frame means.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Step {
+    /// The model is in memory.
+    Loaded(pb::Loaded),
+    /// A cell begins.
+    CellStarted(CellHash),
+    /// A warm-up repetition is over.
+    Warmup {
+        /// Which cell.
+        cell: CellHash,
+        /// How many so far.
+        repetitions: u32,
+    },
+    /// A measured repetition.
+    Sample {
+        /// Which cell.
+        cell: CellHash,
+        /// As it is to be kept.
+        sample: Box<pb::Sample>,
+        /// How many so far.
+        repetitions: u32,
+        /// Tokens per second, first token left out; 0 where there is none.
+        decode_rate: f64,
+        /// Whether it was the cell's last one.
+        last: bool,
+    },
+    /// The cell at the head of the list ended.
+    CellEnded(Outcome),
+    /// All cells ended.
+    TrialEnded,
+    /// No cell can be measured.
+    LoadFailed(Outcome),
+}
+
+/// Follows a worker's frames.
+pub(crate) struct Pass<'t> {
+    cells: &'t [TrialCell],
+    epoch: Epoch,
+    repetitions: u32,
+    phase: Phase,
+}
+
+impl<'t> Pass<'t> {
+    /// A pass over `cells` with `repetitions` of each.
+    pub(crate) fn new(cells: &'t [TrialCell], epoch: Epoch, repetitions: u32) -> Self {
+        Self { cells, epoch, repetitions, phase: Phase::Loading }
+    }
+
+    /// Where it stands.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What the frame means; an error says which rule the worker broke.
+    pub(crate) fn step(&mut self, frame: pb::FromWorker) -> Result<Step, String> {
+        use from_worker::Message as M;
+        let message = frame.message.ok_or("a frame without a message")?;
+        match (self.phase, message) {
+            (Phase::Loading, M::Loaded(loaded)) => {
+                self.phase = Phase::Between;
+                Ok(Step::Loaded(loaded))
+            }
+            (Phase::Loading, M::LoadFailed(failed)) => {
+                self.phase = Phase::Over;
+                load_failed(&failed).map(Step::LoadFailed)
+            }
+            (Phase::Between, M::CellStarted(started)) => {
+                let cell = self.current(&started.cell_hash)?.hash;
+                self.phase = Phase::Measuring { repetition: 0 };
+                Ok(Step::CellStarted(cell))
+            }
+            (Phase::Measuring { .. }, M::Warmup(warmup)) => {
+                let cell = self.cells.first().ok_or("no cell is left")?.hash;
+                Ok(Step::Warmup { cell, repetitions: warmup.repetitions })
+            }
+            (Phase::Measuring { repetition }, M::Sample(sample)) => self.sample(repetition, sample),
+            (Phase::Between | Phase::Measuring { .. }, M::CellEnded(end)) => self.cell_ended(end),
+            (Phase::Between, M::TrialEnded(_)) if self.cells.is_empty() => {
+                self.phase = Phase::Over;
+                Ok(Step::TrialEnded)
+            }
+            (phase, message) => Err(format!("{} came while {}", name(&message), doing(phase))),
+        }
+    }
+
+    /// The cell at the head of the list, if that is the one meant.
+    fn current(&self, hash: &[u8]) -> Result<&'t TrialCell, String> {
+        let hash = Digest::try_from(hash).map_err(|error| error.to_string())?;
+        let cell = self.cells.first().ok_or("a cell after the last one")?;
+        if cell.hash.0 == hash {
+            Ok(cell)
+        } else {
+            Err(format!("cell {} where {} was to come", hash.short(), cell.hash.0.short()))
+        }
+    }
+
+    fn sample(&mut self, repetition: u32, wire: pb::Sample) -> Result<Step, String> {
+        let cell = self.current(&wire.cell_hash)?;
+        let sample = Sample::try_from(wire.clone()).map_err(|error| error.to_string())?;
+        if sample.key.epoch != self.epoch {
+            return Err(format!("a sample of epoch {}, not {}", sample.key.epoch.0, self.epoch.0));
+        }
+        if sample.key.repetition != repetition || repetition >= self.repetitions {
+            let (found, most) = (sample.key.repetition, self.repetitions);
+            return Err(format!("repetition {found} where {repetition} of {most} was to come"));
+        }
+        let workload = &cell.workload;
+        if sample.batch != workload.batch {
+            return Err(format!("a sample with batch {}, not {}", sample.batch, workload.batch));
+        }
+        sample.check(workload.generate).map_err(|error| format!("repetition {repetition} {error}"))?;
+        let repetitions = repetition + 1;
+        self.phase = Phase::Measuring { repetition: repetitions };
+        Ok(Step::Sample {
+            cell: cell.hash,
+            decode_rate: Metrics::of(&sample).decode_rate.unwrap_or(0.0),
+            sample: Box::new(wire),
+            repetitions,
+            last: repetitions == self.repetitions,
+        })
+    }
+
+    fn cell_ended(&mut self, end: pb::CellEnd) -> Result<Step, String> {
+        self.current(&end.cell_hash)?;
+        let (_, outcome) = <(CellHash, Outcome)>::try_from(end).map_err(|error| error.to_string())?;
+        let measured = match self.phase {
+            Phase::Measuring { repetition } => repetition,
+            _ => 0,
+        };
+        let all = measured == self.repetitions;
+        let outcome = match outcome {
+            Outcome::Ok if !all => {
+                return Err(format!("a cell ended as ok after {measured} of {} repetitions", self.repetitions));
+            }
+            // Stopped after the last repetition: nothing is missing.
+            Outcome::Cancelled if all => Outcome::Ok,
+            other => cleaned(other),
+        };
+        self.cells = &self.cells[1..];
+        self.phase = Phase::Between;
+        Ok(Step::CellEnded(outcome))
+    }
+}
+
+fn load_failed(failed: &pb::LoadFailed) -> Result<Outcome, String> {
+    let kind: FailureKind =
+        failed.kind.parse().map_err(|error: regatta_core::failure::UnknownFailure| error.to_string())?;
+    Ok(cleaned(Outcome::of_failure(kind, failed.detail.clone())))
+}
+
+/// The outcome with a reason that is safe to show and to store.
+fn cleaned(outcome: Outcome) -> Outcome {
+    let clean = |detail: String| text::tail(&text::clean(&detail), text::MAX_DETAIL).to_owned();
+    match outcome {
+        Outcome::Oom(detail) => Outcome::Oom(clean(detail)),
+        Outcome::Skipped(detail) => Outcome::Skipped(clean(detail)),
+        Outcome::Failed(kind, detail) => Outcome::Failed(kind, clean(detail)),
+        Outcome::Timeout(detail) => Outcome::Timeout(clean(detail)),
+        Outcome::Crashed(detail) => Outcome::Crashed(clean(detail)),
+        other @ (Outcome::Ok | Outcome::Cancelled) => other,
+    }
+}
+
+fn name(message: &from_worker::Message) -> &'static str {
+    use from_worker::Message as M;
+    match message {
+        M::Loaded(_) => "Loaded",
+        M::CellStarted(_) => "CellStarted",
+        M::Warmup(_) => "WarmupRepetition",
+        M::Sample(_) => "a sample",
+        M::CellEnded(_) => "CellEnd",
+        M::TrialEnded(_) => "TrialEnded",
+        M::LoadFailed(_) => "LoadFailed",
+    }
+}
+
+fn doing(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Loading => "the model was being loaded",
+        Phase::Between => "no cell was being measured",
+        Phase::Measuring { .. } => "a cell was being measured",
+        Phase::Over => "nothing more was to come",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use from_worker::Message as M;
+
+    use super::*;
+    use crate::testing;
+
+    const REPETITIONS: u32 = 2;
+
+    fn frame(message: M) -> pb::FromWorker {
+        pb::FromWorker { message: Some(message) }
+    }
+
+    fn loaded() -> M {
+        M::Loaded(pb::Loaded { load_ns: 1, weight_bytes: 2, engine: "e".to_owned() })
+    }
+
+    fn started(cell: &TrialCell) -> M {
+        M::CellStarted(pb::CellStarted { cell_hash: cell.hash.0.as_bytes().to_vec() })
+    }
+
+    fn ended(cell: &TrialCell, outcome: &Outcome) -> M {
+        M::CellEnded(regatta_proto::convert::cell_end(cell.hash, outcome))
+    }
+
+    fn sample(cell: &TrialCell, epoch: u32, repetition: u32) -> M {
+        M::Sample(testing::sample(cell, Epoch(epoch), repetition))
+    }
+
+    /// Whether the last of `messages` is accepted, given that all before it are.
+    fn last(cells: &[TrialCell], messages: Vec<M>) -> Result<Step, String> {
+        let mut pass = Pass::new(cells, Epoch(1), REPETITIONS);
+        let mut steps: Vec<_> = messages.into_iter().map(|message| pass.step(frame(message))).collect();
+        let last = steps.pop().unwrap();
+        assert!(steps.iter().all(Result::is_ok), "{steps:?}");
+        last
+    }
+
+    #[test]
+    fn a_trial_as_it_should_be() {
+        let cells = testing::cells(&["a", "b"]);
+        let mut messages = vec![loaded()];
+        for cell in &cells {
+            let warm = M::Warmup(pb::WarmupRepetition { repetitions: 1, duration_ns: 5 });
+            messages.extend([started(cell), warm, sample(cell, 1, 0), sample(cell, 1, 1), ended(cell, &Outcome::Ok)]);
+        }
+        messages.push(M::TrialEnded(pb::TrialEnded { samples: 4 }));
+        assert_eq!(last(&cells, messages), Ok(Step::TrialEnded));
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        let cells = testing::cells(&["a", "b"]);
+        let [a, b] = [&cells[0], &cells[1]];
+        let begin = || vec![loaded(), started(a)];
+        let after = |message: M| begin().into_iter().chain([message]).collect::<Vec<_>>();
+        let mut reversed = testing::sample(a, Epoch(1), 0);
+        reversed.times.as_mut().unwrap().token_ns.reverse();
+        for (messages, rule) in [
+            (vec![started(a)], "CellStarted came while the model was being loaded"),
+            (vec![loaded(), started(b)], "was to come"),
+            (vec![loaded(), loaded()], "Loaded came while no cell was being measured"),
+            (after(sample(b, 1, 0)), "was to come"),
+            (after(sample(a, 2, 0)), "a sample of epoch 2, not 1"),
+            (after(sample(a, 1, 1)), "repetition 1 where 0 of 2 was to come"),
+            (after(M::Sample(reversed)), "is earlier than first token"),
+            (after(ended(a, &Outcome::Ok)), "a cell ended as ok after 0 of 2 repetitions"),
+            (after(M::TrialEnded(pb::TrialEnded { samples: 0 })), "TrialEnded came while a cell was being measured"),
+        ] {
+            let error = last(&cells, messages).unwrap_err();
+            assert!(error.contains(rule), "{error:?} does not say {rule:?}");
+        }
+        let empty = Pass::new(&cells, Epoch(1), 1).step(pb::FromWorker { message: None });
+        assert!(empty.is_err());
+    }
+
+    #[test]
+    fn a_cell_stopped_after_its_last_repetition_is_complete() {
+        let cells = testing::cells(&["a"]);
+        let cell = &cells[0];
+        let stopped = |samples: u32| {
+            let mut messages = vec![loaded(), started(cell)];
+            messages.extend((0..samples).map(|repetition| sample(cell, 1, repetition)));
+            messages.push(ended(cell, &Outcome::Cancelled));
+            last(&cells, messages)
+        };
+        assert_eq!(stopped(2), Ok(Step::CellEnded(Outcome::Ok)));
+        assert_eq!(stopped(1), Ok(Step::CellEnded(Outcome::Cancelled)));
+    }
+
+    #[test]
+    fn a_failed_load_ends_the_pass_with_its_kind() {
+        let failed = M::LoadFailed(pb::LoadFailed { kind: "oom_device".to_owned(), detail: "\u{1b}[1mno".to_owned() });
+        assert_eq!(last(&testing::cells(&["a"]), vec![failed]), Ok(Step::LoadFailed(Outcome::Oom("no".to_owned()))));
+        let odd = M::LoadFailed(pb::LoadFailed { kind: "mood".to_owned(), detail: String::new() });
+        assert!(last(&testing::cells(&["a"]), vec![odd]).is_err());
+    }
+}

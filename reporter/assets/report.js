@@ -1,0 +1,36 @@
+"use strict";
+// Sorts a table by the column whose head was pressed; missing values stay at the end.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = Array.from(table.tHead.rows[0].cells);
+  const value = (row, column) => {
+    const cell = row.cells[column];
+    if (!("sort" in cell.dataset)) return cell.textContent.trim();
+    return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
+  };
+  heads.forEach((head, column) => {
+    const button = head.querySelector("button");
+    if (!button) return;
+    button.addEventListener("click", () => {
+      const first = head.classList.contains("n") ? "descending" : "ascending";
+      const other = first === "ascending" ? "descending" : "ascending";
+      const order = head.getAttribute("aria-sort") === first ? other : first;
+      const sign = order === "ascending" ? 1 : -1;
+      const body = table.tBodies[0];
+      const rows = Array.from(body.rows).sort((a, b) => {
+        const [x, y] = [value(a, column), value(b, column)];
+        if (x === null || y === null) return (x === null) - (y === null);
+        return sign * (typeof x === "number" ? x - y : x.localeCompare(y));
+      });
+      heads.forEach((h) => h.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", order);
+      body.append(...rows);
+    });
+  });
+}
+// A link to a cell opens its repetitions.
+const open = () => {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  if (target && target.tagName === "DETAILS") { target.open = true; target.scrollIntoView(); }
+};
+addEventListener("hashchange", open);
+open();

@@ -1,0 +1,159 @@
+//! Dataset: everything a report is made from, as plain structs. It holds what was recorded and judges only one thing:
+//! which samples may be counted.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use regatta_core::cell::{Cell, CellHash, Outcome};
+use regatta_core::device::Device;
+use regatta_core::flag::Flags;
+use regatta_core::id::{AgentId, RunId};
+use regatta_core::run::RunState;
+use regatta_core::sample::{Sample, SampleKey};
+use regatta_core::trial::Epoch;
+use regatta_core::worker::WorkerInfo;
+
+/// One or several runs.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Dataset {
+    /// The runs, oldest first.
+    pub runs: Vec<Run>,
+}
+
+/// One submission of a scenario with everything that was recorded for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// The scenario's name.
+    pub scenario: String,
+    /// The scenario's line for people.
+    pub description: String,
+    /// Where the run stands.
+    pub state: RunState,
+    /// When it was submitted: a label.
+    pub submitted_at: Timestamp,
+    /// When its last cell ended: a label. `None` while it is active.
+    pub ended_at: Option<Timestamp>,
+    /// Name of the scenario's file.
+    pub scenario_file: String,
+    /// The scenario's text, as frozen into the run.
+    pub scenario_text: String,
+    /// The machines that took part.
+    pub hosts: Vec<Host>,
+    /// Every cell of the matrix, in its order.
+    pub cells: Vec<CellResult>,
+    /// Samples that break a rule and could not be read far enough to tell their cell.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A machine: an agent and what it said of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    /// The agent.
+    pub agent: AgentId,
+    /// Version of the agent program.
+    pub version: String,
+    /// Operating system, processor and the like, as labels.
+    pub facts: BTreeMap<String, String>,
+    /// Its devices.
+    pub devices: Vec<Device>,
+    /// Its worker programs.
+    pub workers: Vec<WorkerInfo>,
+}
+
+/// One cell with what was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellResult {
+    /// The cell.
+    pub cell: Cell,
+    /// Its hash.
+    pub hash: CellHash,
+    /// How it ended. `None` while it waits or runs.
+    pub outcome: Option<Outcome>,
+    /// What the worker said of the weights and the engine.
+    pub facts: Option<WorkerFacts>,
+    /// Valid samples of the epoch that counts, by repetition.
+    pub samples: Vec<Sample>,
+    /// Valid samples of earlier leases: kept, never counted.
+    pub superseded: Vec<Sample>,
+    /// Samples that break a rule: named, never counted.
+    pub rejected: Vec<Rejected>,
+}
+
+/// What is known of the worker process that measured a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WorkerFacts {
+    /// The engine's version and build.
+    pub engine: String,
+    /// Bytes of weights that one decode step reads.
+    pub weight_bytes: Option<u64>,
+    /// Hash over the artifact's file hashes, as hexadecimal digits.
+    pub artifact_digest: String,
+}
+
+/// A sample that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The lease under which it was measured.
+    pub epoch: Epoch,
+    /// The repetition, from 0. `None` where it could not be read.
+    pub repetition: Option<u32>,
+    /// The rule it breaks.
+    pub reason: String,
+}
+
+impl CellResult {
+    /// Sorts `samples` into those that count (of lease `epoch`, else of the newest), those of other leases and those
+    /// that break a rule.
+    pub fn new(cell: Cell, outcome: Option<Outcome>, epoch: Option<Epoch>, samples: Vec<Sample>) -> Self {
+        let hash = cell.hash();
+        let generate = cell.workload.generate;
+        let mut result =
+            Self { cell, hash, outcome, facts: None, samples: vec![], superseded: vec![], rejected: vec![] };
+        let counted = epoch.or_else(|| samples.iter().map(|s| s.key.epoch).max());
+        for sample in samples {
+            let SampleKey { epoch, repetition, .. } = sample.key;
+            match sample.check(generate) {
+                Err(e) => result.reject(epoch, Some(repetition), e.to_string()),
+                Ok(()) if Some(epoch) == counted => result.samples.push(sample),
+                Ok(()) => result.superseded.push(sample),
+            }
+        }
+        result.samples.sort_by(|a, b| a.key.cmp(&b.key));
+        result.superseded.sort_by(|a, b| a.key.cmp(&b.key));
+        result
+    }
+
+    /// Names a sample that breaks a rule.
+    pub fn reject(&mut self, epoch: Epoch, repetition: Option<u32>, reason: String) {
+        self.rejected.push(Rejected { epoch, repetition, reason });
+    }
+
+    /// Flags of any counted repetition.
+    pub fn flags(&self) -> Flags {
+        self.samples.iter().flat_map(|s| s.flags.iter().copied()).collect()
+    }
+
+    /// Whether all of its repetitions were measured, so that its numbers may be charted.
+    pub fn is_ok(&self) -> bool {
+        self.outcome == Some(Outcome::Ok) && !self.samples.is_empty()
+    }
+
+    /// The state's name: that of the outcome, or `measuring` and `waiting` for a cell without one.
+    pub fn state(&self) -> &'static str {
+        match &self.outcome {
+            Some(outcome) => outcome.state(),
+            None if self.samples.is_empty() => "waiting",
+            None => "measuring",
+        }
+    }
+}
+
+impl Run {
+    /// The device of a cell, with what is known of it.
+    pub fn device(&self, cell: &Cell) -> Option<&Device> {
+        let host = self.hosts.iter().find(|h| h.agent == cell.agent)?;
+        host.devices.iter().find(|d| d.id == cell.device)
+    }
+}

@@ -1,0 +1,153 @@
+//! CSV: one line for each stored repetition that passed its checks, those of earlier leases marked.
+//!
+//! | column | meaning |
+//! | --- | --- |
+//! | `run`, `cell` | run id; the cell's hash, the same for the same cell in other runs |
+//! | `agent`, `device`, `backend`, `model`, `weights`, `format`, `precision`, `workload` | the cell |
+//! | `prompt_tokens`, `generated_tokens`, `batch` | per sequence; sequences side by side |
+//! | `repetition`, `epoch` | from 0; the lease |
+//! | `counted` | whether statistics count it: `false` for earlier leases |
+//! | `cell_state` | how the cell ended |
+//! | `started_at` | UTC, a label |
+//! | `…_ms`, `…_per_s`, `…_mib` | as defined in `regatta_core::metrics`; empty where undefined |
+//! | `threads`, `warmup_repetitions` | of the worker |
+//! | `prompt_digest`, `output_digest` | BLAKE3 over token ids |
+//! | `flags` | separated by spaces |
+//! | `method_version` | of the definitions |
+
+use regatta_core::digest::Digest;
+use regatta_core::metrics::METHOD_VERSION;
+use regatta_core::sample::Sample;
+
+use crate::dataset::{CellResult, Dataset, Run};
+use crate::error::Result;
+use crate::stats::{Repetition, ms};
+use crate::text;
+
+const COLUMNS: [&str; 34] = [
+    "run",
+    "cell",
+    "agent",
+    "device",
+    "backend",
+    "model",
+    "weights",
+    "format",
+    "precision",
+    "workload",
+    "prompt_tokens",
+    "generated_tokens",
+    "batch",
+    "repetition",
+    "epoch",
+    "counted",
+    "cell_state",
+    "started_at",
+    "ttft_ms",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "tpot_ms",
+    "itl_p50_ms",
+    "itl_p99_ms",
+    "end_to_end_ms",
+    "load_ms",
+    "first_repetition_ms",
+    "peak_rss_mib",
+    "threads",
+    "warmup_repetitions",
+    "prompt_digest",
+    "output_digest",
+    "flags",
+    "method_version",
+];
+
+pub(super) fn csv(dataset: &Dataset) -> Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(COLUMNS)?;
+    for run in &dataset.runs {
+        for cell in &run.cells {
+            let counted = cell.samples.iter().map(|s| (s, true));
+            for (sample, counted) in counted.chain(cell.superseded.iter().map(|s| (s, false))) {
+                writer.write_record(line(run, cell, sample, counted).map(|field| harmless(&field)))?;
+            }
+        }
+    }
+    writer.flush().map_err(csv::Error::from)?;
+    let bytes = writer.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [String; COLUMNS.len()] {
+    let cell = &result.cell;
+    let numbers = Repetition::of(sample);
+    let flags: Vec<&str> = sample.flags.iter().map(|f| f.as_str()).collect();
+    [
+        run.id.to_string(),
+        result.hash.to_string(),
+        cell.agent.to_string(),
+        cell.device.to_string(),
+        cell.backend.to_string(),
+        cell.artifact.model.to_string(),
+        cell.artifact.weights.to_string(),
+        cell.artifact.format.to_string(),
+        cell.artifact.precision.to_string(),
+        cell.workload.name.to_string(),
+        sample.prompt_tokens.to_string(),
+        sample.times.tokens.len().to_string(),
+        sample.batch.to_string(),
+        sample.key.repetition.to_string(),
+        sample.key.epoch.0.to_string(),
+        counted.to_string(),
+        result.state().to_owned(),
+        sample.started_at.to_string(),
+        decimal(Some(numbers.ttft_ms)),
+        decimal(Some(numbers.prefill_rate)),
+        decimal(numbers.decode_rate),
+        decimal(numbers.tpot_ms),
+        decimal(numbers.itl.map(|i| i.p50)),
+        decimal(numbers.itl.and_then(|i| i.p99)),
+        decimal(Some(numbers.end_to_end_ms)),
+        decimal(Some(numbers.load_ms)),
+        decimal(Some(ms(sample.first_repetition_ns))),
+        decimal(numbers.peak_rss_mib),
+        sample.threads.to_string(),
+        sample.warmup_repetitions.to_string(),
+        sample.prompt_digest.to_string(),
+        Digest::of_tokens(&sample.output).to_string(),
+        flags.join(" "),
+        METHOD_VERSION.to_string(),
+    ]
+}
+
+/// Six decimals: nanoseconds, for milliseconds.
+fn decimal(value: Option<f64>) -> String {
+    value.filter(|v| v.is_finite()).map(|v| format!("{v:.6}")).unwrap_or_default()
+}
+
+/// A field that no spreadsheet takes for a formula and that holds nothing invisible.
+fn harmless(field: &str) -> String {
+    let starts_formula = field.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let clean = text::label(field);
+    if starts_formula || clean.starts_with(['=', '+', '-', '@']) { format!("'{clean}") } else { clean }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_never_starts_a_formula() {
+        for (field, expected) in [
+            ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+            ("@SUM(1)", "'@SUM(1)"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("\t=1", "'=1"),
+            ("\r=1", "'=1"),
+            ("\0=1", "'=1"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(harmless(field), expected);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! JSON: the whole view, and every raw sample with its token times, so that anything can be computed again.
+
+use jiff::Timestamp;
+use regatta_core::flag::Flag;
+use regatta_core::metrics::METHOD_VERSION;
+use regatta_core::sample::Sample;
+use serde::Serialize;
+
+use crate::dataset::{CellResult, Dataset, Run};
+use crate::error::Result;
+use crate::text;
+use crate::view::{self, Report};
+
+/// Version of this layout. It changes when a field is renamed or changes its meaning.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Document {
+    schema: u32,
+    method_version: u32,
+    report: Report,
+    samples: Vec<RawSample>,
+}
+
+/// A sample. Durations are nanoseconds since the repetition's start, on the worker's own clock.
+#[derive(Serialize)]
+struct RawSample {
+    run: String,
+    cell: String,
+    label: String,
+    epoch: u32,
+    repetition: u32,
+    counted: bool,
+    started_at: String,
+    tokenized_ns: u64,
+    prefill_start_ns: u64,
+    prefill_done_ns: u64,
+    token_ns: Vec<u64>,
+    end_ns: u64,
+    prompt_tokens: u32,
+    prompt_digest: String,
+    batch: u32,
+    output: Vec<u32>,
+    load_ns: u64,
+    first_repetition_ns: u64,
+    warmup_repetitions: u32,
+    peak_rss_bytes: Option<u64>,
+    threads: u32,
+    flags: Vec<&'static str>,
+}
+
+pub(super) fn json(dataset: &Dataset, generated_at: Timestamp) -> Result<String> {
+    let mut samples = Vec::new();
+    for run in &dataset.runs {
+        for cell in &run.cells {
+            samples.extend(cell.samples.iter().map(|s| raw(run, cell, s, true)));
+            samples.extend(cell.superseded.iter().map(|s| raw(run, cell, s, false)));
+        }
+    }
+    let report = view::report(dataset, generated_at);
+    let document = Document { schema: SCHEMA, method_version: METHOD_VERSION, report, samples };
+    Ok(serde_json::to_string_pretty(&document)?)
+}
+
+fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSample {
+    let cell = &result.cell;
+    let label = format!("{} {} {} {}", cell.backend, cell.artifact, cell.workload.name, cell.device);
+    RawSample {
+        run: run.id.to_string(),
+        cell: result.hash.to_string(),
+        label: text::label(&label),
+        epoch: sample.key.epoch.0,
+        repetition: sample.key.repetition,
+        counted,
+        started_at: sample.started_at.to_string(),
+        tokenized_ns: sample.times.tokenized,
+        prefill_start_ns: sample.times.prefill_start,
+        prefill_done_ns: sample.times.prefill_done,
+        token_ns: sample.times.tokens.clone(),
+        end_ns: sample.times.end,
+        prompt_tokens: sample.prompt_tokens,
+        prompt_digest: sample.prompt_digest.to_string(),
+        batch: sample.batch,
+        output: sample.output.clone(),
+        load_ns: sample.load_ns,
+        first_repetition_ns: sample.first_repetition_ns,
+        warmup_repetitions: sample.warmup_repetitions,
+        peak_rss_bytes: sample.peak_rss_bytes,
+        threads: sample.threads,
+        flags: sample.flags.iter().copied().map(Flag::as_str).collect(),
+    }
+}

@@ -1,0 +1,22 @@
+//! Regatta's reports.
+//!
+//! One way through: [`dataset`] (what was recorded) → [`stats`] (recomputed from raw samples) → [`view`] (exactly what
+//! is shown, as plain structs) → [`chart`] (SVG and PNG), the page ([`html`]) and exports. Everything between
+//! [`load`] and [`render`] is pure.
+
+pub mod chart;
+pub mod dataset;
+pub mod error;
+mod export;
+pub mod html;
+mod load;
+pub mod stats;
+pub mod text;
+pub mod view;
+mod write;
+
+pub use self::dataset::Dataset;
+pub use self::error::{ReportError, Result};
+pub use self::export::Format;
+pub use self::load::load;
+pub use self::write::{ReportOptions, Written, export, render};

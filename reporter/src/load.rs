@@ -1,0 +1,116 @@
+//! From the store to the dataset: the only module that knows both.
+
+use std::collections::{BTreeMap, HashMap};
+
+use regatta_core::cell::CellHash;
+use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::sample::Sample;
+use regatta_core::scenario;
+use regatta_core::trial::Epoch;
+use regatta_core::worker::WorkerInfo;
+use regatta_store::{CellRecord, Reader, RejectedSample, RunDevice, StoreError, WorkerRecord};
+
+use crate::dataset::{CellResult, Dataset, Host, Rejected, Run, WorkerFacts};
+use crate::error::{ReportError, Result};
+
+/// Reads runs with everything recorded for them, in the order given. Without any id, the newest run; a database
+/// without runs gives a dataset without runs.
+pub async fn load(reader: &Reader, runs: &[RunId]) -> Result<Dataset> {
+    read(reader, runs).await.map_err(|e| ReportError::Store(Box::new(e)))
+}
+
+async fn read(reader: &Reader, ids: &[RunId]) -> Result<Dataset, StoreError> {
+    let newest: Vec<RunId>;
+    let ids = if ids.is_empty() {
+        newest = reader.runs(1).await?.into_iter().map(|run| run.id).collect();
+        &newest
+    } else {
+        ids
+    };
+    let mut runs = Vec::with_capacity(ids.len());
+    for id in ids {
+        runs.push(run(reader, id).await?);
+    }
+    Ok(Dataset { runs })
+}
+
+async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
+    let record = reader.run(id.as_str()).await?;
+    let records = reader.cells(id).await?;
+    let workers = reader.worker_facts(id).await?;
+    let (mut refused, rejected) = by_cell(reader.rejected_samples(id).await?);
+    let mut samples: HashMap<CellHash, Vec<Sample>> = HashMap::new();
+    for sample in reader.all_samples(id).await? {
+        samples.entry(sample.key.cell).or_default().push(sample);
+    }
+    let hosts = hosts(reader.run_devices(id).await?, &records, &workers);
+    let cell = |record: CellRecord| {
+        let facts = facts(&record, &workers);
+        let samples = samples.remove(&record.hash).unwrap_or_default();
+        let refused = refused.remove(&record.hash).unwrap_or_default();
+        let mut result = CellResult::new(record.cell, record.outcome, record.epoch, samples);
+        result.rejected.extend(refused);
+        CellResult { hash: record.hash, facts, ..result }
+    };
+    // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
+    let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();
+    Ok(Run {
+        id: record.summary.id,
+        scenario: record.summary.name,
+        description,
+        state: record.summary.state,
+        submitted_at: record.summary.created_at,
+        ended_at: record.summary.ended_at,
+        scenario_file: record.bundle.file,
+        scenario_text: record.bundle.text,
+        hosts,
+        cells: records.into_iter().map(cell).collect(),
+        rejected,
+    })
+}
+
+/// Refused samples by cell, and those that could not be read far enough to name one.
+fn by_cell(refused: Vec<RejectedSample>) -> (HashMap<CellHash, Vec<Rejected>>, Vec<Rejected>) {
+    let mut named: HashMap<CellHash, Vec<Rejected>> = HashMap::new();
+    let mut nameless = Vec::new();
+    for RejectedSample { epoch, cell, reason, .. } in refused {
+        let rejected = Rejected { epoch, repetition: None, reason };
+        match cell {
+            Some(cell) => named.entry(cell).or_default().push(rejected),
+            None => nameless.push(rejected),
+        }
+    }
+    (named, nameless)
+}
+
+/// What is known of the worker behind the lease that counts.
+fn facts(cell: &CellRecord, workers: &[WorkerRecord]) -> Option<WorkerFacts> {
+    let lease: (&TrialId, Epoch) = (cell.trial.as_ref()?, cell.epoch?);
+    let worker = workers.iter().find(|w| (&w.trial, w.epoch) == lease)?;
+    Some(WorkerFacts {
+        engine: worker.facts.engine.clone(),
+        weight_bytes: (worker.facts.weight_bytes > 0).then_some(worker.facts.weight_bytes),
+        artifact_digest: worker.facts.artifact_digest.clone(),
+    })
+}
+
+/// The machines: devices by agent, and the worker programs that ran there.
+fn hosts(devices: Vec<RunDevice>, cells: &[CellRecord], workers: &[WorkerRecord]) -> Vec<Host> {
+    let mut hosts: BTreeMap<AgentId, Host> = BTreeMap::new();
+    for RunDevice { device, agent_version, host } in devices {
+        let agent = device.agent.clone();
+        let new =
+            || Host { agent: agent.clone(), version: agent_version, facts: host, devices: vec![], workers: vec![] };
+        hosts.entry(agent.clone()).or_insert_with(new).devices.push(device);
+    }
+    for worker in workers {
+        let Some(cell) = cells.iter().find(|c| c.trial.as_ref() == Some(&worker.trial)) else { continue };
+        let Some(host) = hosts.get_mut(&cell.cell.agent) else { continue };
+        // An answer that this version can't read is one line less on the page, not a report less.
+        let Ok(info) = serde_json::from_str::<WorkerInfo>(&worker.facts.worker) else { continue };
+        if !host.workers.contains(&info) {
+            host.workers.push(info);
+        }
+    }
+    hosts.into_values().collect()
+}

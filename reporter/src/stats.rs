@@ -1,0 +1,366 @@
+//! Statistics, recomputed from raw samples every time.
+//!
+//! The unit is the **repetition**: one value per repetition, and the spread between repetitions. Repetitions of one
+//! process share its memory layout and its caches, so their spread says less than that of fresh processes: an interval
+//! made from them must not be read as "another process would land here". Times between tokens are pooled over the
+//! repetitions of a cell and described by percentiles only.
+//!
+//! A percentile `p` of `n` sorted values is the linear interpolation at position `p · (n - 1)`, counted from 0 (type 7
+//! of Hyndman and Fan, the default of R and `NumPy`). The median is the percentile 0.5.
+
+use regatta_core::metrics::Metrics;
+use regatta_core::sample::Sample;
+use serde::Serialize;
+
+/// Values below this count give no confidence interval: the whole range of five covers only 93.75 %.
+pub const MIN_FOR_CI: usize = 6;
+
+/// Times between tokens below this count give no 99th percentile: it would be the maximum by another name.
+pub const MIN_FOR_P99: usize = 100;
+
+/// Times between tokens from which on a 99th percentile is firm (early-stopping rule at 99 % confidence).
+pub const FIRM_P99: usize = 662;
+
+const NS_PER_MS: f64 = 1e6;
+const BYTES_PER_MIB: f64 = 1_048_576.0;
+
+/// A handful of values in a few numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many values.
+    pub n: usize,
+    /// The middle one.
+    pub median: f64,
+    /// Median absolute deviation from the median, not scaled.
+    pub mad: f64,
+    /// The smallest.
+    pub min: f64,
+    /// First quartile.
+    pub q1: f64,
+    /// Third quartile.
+    pub q3: f64,
+    /// The largest.
+    pub max: f64,
+    /// Interval for the median; `None` for fewer than [`MIN_FOR_CI`] values.
+    pub ci: Option<Interval>,
+}
+
+/// An interval between two order statistics that covers the true median.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// How often such an interval covers the true median, 0 to 1; at least 0.95.
+    pub confidence: f64,
+}
+
+impl Summary {
+    /// Describes `values`; `None` without any finite one.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let sorted = sorted(values);
+        let (&min, &max) = (sorted.first()?, sorted.last()?);
+        let median = percentile(&sorted, 0.5);
+        let deviations = self::sorted(sorted.iter().map(|v| (v - median).abs()));
+        Some(Self {
+            n: sorted.len(),
+            median,
+            mad: percentile(&deviations, 0.5),
+            min,
+            q1: percentile(&sorted, 0.25),
+            q3: percentile(&sorted, 0.75),
+            max,
+            ci: median_interval(&sorted),
+        })
+    }
+
+    /// Interquartile range.
+    pub fn iqr(&self) -> f64 {
+        self.q3 - self.q1
+    }
+
+    /// MAD in relation to the median, 0.01 for one percent.
+    pub fn relative_mad(&self) -> f64 {
+        if self.median == 0.0 { 0.0 } else { self.mad / self.median }
+    }
+}
+
+/// Finite values in ascending order.
+pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The percentile `p` (0 to 1) of values in ascending order; NaN for none. See the module's text for the definition.
+pub fn percentile(sorted: &[f64], p: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let position = p.clamp(0.0, 1.0) * last as f64;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= position <= last")]
+    let below = position.floor() as usize;
+    let above = (below + 1).min(last);
+    let (low, high) = (sorted[below], sorted[above]);
+    // Never outside of the two, whatever the rounding.
+    (low + (high - low) * (position - below as f64)).clamp(low, high)
+}
+
+/// The order statistics, counted from 1, that enclose the median of `n` values with at least 95 % confidence, and that
+/// confidence; `None` where even the whole range falls short.
+///
+/// Each value is below the true median with probability 1/2, so the interval from rank `l` to rank `n + 1 - l` misses
+/// it with probability `2 · P(Binomial(n, 1/2) < l)`.
+pub fn median_ranks(n: usize) -> Option<(usize, usize, f64)> {
+    if n < MIN_FOR_CI {
+        return None;
+    }
+    let mut best = None;
+    let mut ln_choose = 0.0;
+    let mut tail = 0.0;
+    for below in 0..n / 2 {
+        tail += (ln_choose - n as f64 * std::f64::consts::LN_2).exp();
+        let confidence = 1.0 - 2.0 * tail;
+        if confidence < 0.95 {
+            break;
+        }
+        best = Some((below + 1, n - below, confidence));
+        ln_choose += ((n - below) as f64).ln() - ((below + 1) as f64).ln();
+    }
+    best
+}
+
+fn median_interval(sorted: &[f64]) -> Option<Interval> {
+    let (low, high, confidence) = median_ranks(sorted.len())?;
+    Some(Interval { low: sorted[low - 1], high: sorted[high - 1], confidence })
+}
+
+/// Geometric mean of positive values; `None` without any.
+pub fn geometric_mean(values: &[f64]) -> Option<f64> {
+    if values.is_empty() || values.iter().any(|v| *v <= 0.0) {
+        return None;
+    }
+    Some((values.iter().map(|v| v.ln()).sum::<f64>() / values.len() as f64).exp())
+}
+
+/// The times between tokens of a cell, pooled over its repetitions, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Intervals {
+    /// How many.
+    pub n: usize,
+    /// The shortest.
+    pub min: f64,
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile; `None` for fewer than [`MIN_FOR_P99`].
+    pub p99: Option<f64>,
+    /// The longest.
+    pub max: f64,
+    /// How many took more than three times the median.
+    pub spikes: usize,
+}
+
+impl Intervals {
+    /// Describes times between tokens in milliseconds; `None` without any.
+    pub fn of(milliseconds: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let sorted = sorted(milliseconds);
+        let p50 = percentile(&sorted, 0.5);
+        Some(Self {
+            n: sorted.len(),
+            min: *sorted.first()?,
+            p50,
+            p90: percentile(&sorted, 0.9),
+            p99: (sorted.len() >= MIN_FOR_P99).then(|| percentile(&sorted, 0.99)),
+            max: *sorted.last()?,
+            spikes: sorted.iter().filter(|v| **v > 3.0 * p50).count(),
+        })
+    }
+
+    /// Whether the 99th percentile rests on enough values to be taken literally.
+    pub fn p99_is_firm(&self) -> bool {
+        self.n >= FIRM_P99
+    }
+}
+
+/// What one repetition says, in the units of reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repetition {
+    /// Time to first token, in milliseconds.
+    pub ttft_ms: f64,
+    /// Prompt tokens per second.
+    pub prefill_rate: f64,
+    /// Generated tokens per second, the first left out.
+    pub decode_rate: Option<f64>,
+    /// Time per output token, in milliseconds.
+    pub tpot_ms: Option<f64>,
+    /// Times between tokens, in milliseconds.
+    pub itl: Option<Intervals>,
+    /// From prompt to last piece of text, in milliseconds.
+    pub end_to_end_ms: f64,
+    /// Loading the model, in milliseconds.
+    pub load_ms: f64,
+    /// Largest resident memory of the worker, in MiB.
+    pub peak_rss_mib: Option<f64>,
+}
+
+impl Repetition {
+    /// Derives the numbers of one sample that has passed its check.
+    pub fn of(sample: &Sample) -> Self {
+        let metrics = Metrics::of(sample);
+        Self {
+            ttft_ms: ms(metrics.ttft_ns),
+            prefill_rate: metrics.prefill_rate,
+            decode_rate: metrics.decode_rate,
+            tpot_ms: metrics.tpot_ns.map(|ns| ns / NS_PER_MS),
+            itl: Intervals::of(metrics.itl_ns.iter().copied().map(ms)),
+            end_to_end_ms: ms(metrics.end_to_end_ns),
+            load_ms: ms(sample.load_ns),
+            peak_rss_mib: sample.peak_rss_bytes.map(|bytes| bytes as f64 / BYTES_PER_MIB),
+        }
+    }
+}
+
+/// What the counted repetitions of one cell say.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CellStats {
+    /// Counted repetitions.
+    pub n: usize,
+    /// Time to first token, in milliseconds.
+    pub ttft_ms: Option<Summary>,
+    /// Prompt tokens per second.
+    pub prefill_rate: Option<Summary>,
+    /// Generated tokens per second, the first left out.
+    pub decode_rate: Option<Summary>,
+    /// Time per output token, in milliseconds.
+    pub tpot_ms: Option<Summary>,
+    /// From prompt to last piece of text, in milliseconds.
+    pub end_to_end_ms: Option<Summary>,
+    /// Times between tokens, pooled, in milliseconds.
+    pub itl_ms: Option<Intervals>,
+    /// Loading the model, in milliseconds.
+    pub load_ms: Option<Summary>,
+    /// Largest resident memory of the worker, in MiB.
+    pub peak_rss_mib: Option<f64>,
+}
+
+impl CellStats {
+    /// Describes the counted samples of a cell.
+    pub fn of(samples: &[Sample]) -> Self {
+        let reps: Vec<Repetition> = samples.iter().map(Repetition::of).collect();
+        let all_itl = samples.iter().flat_map(|s| Metrics::of(s).itl_ns).map(ms);
+        Self {
+            n: reps.len(),
+            ttft_ms: Summary::of(reps.iter().map(|r| r.ttft_ms)),
+            prefill_rate: Summary::of(reps.iter().map(|r| r.prefill_rate)),
+            decode_rate: Summary::of(reps.iter().filter_map(|r| r.decode_rate)),
+            tpot_ms: Summary::of(reps.iter().filter_map(|r| r.tpot_ms)),
+            end_to_end_ms: Summary::of(reps.iter().map(|r| r.end_to_end_ms)),
+            itl_ms: Intervals::of(all_itl),
+            load_ms: Summary::of(reps.iter().map(|r| r.load_ms)),
+            peak_rss_mib: reps.iter().filter_map(|r| r.peak_rss_mib).reduce(f64::max),
+        }
+    }
+}
+
+/// Nanoseconds as milliseconds.
+pub fn ms(ns: u64) -> f64 {
+    ns as f64 / NS_PER_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-12 * a.abs().max(b.abs()).max(1.0)
+    }
+
+    #[test]
+    fn a_summary_matches_values_worked_out_by_hand() {
+        let s = Summary::of([4.0, 1.0, 7.0, 2.0, 11.0]).unwrap();
+        assert_eq!((s.n, s.median, s.min, s.max), (5, 4.0, 1.0, 11.0));
+        // Deviations 3 2 0 3 7, sorted 0 2 3 3 7.
+        assert!(close(s.mad, 3.0));
+        assert_eq!((s.q1, s.q3, s.iqr()), (2.0, 7.0, 5.0));
+        assert_eq!(s.ci, None);
+        let even = Summary::of([1.0, 2.0, 3.0, 10.0]).unwrap();
+        // Position 0.25 * 3 = 0.75: 1 + 0.75; position 2.25: 3 + 0.25 * 7.
+        assert_eq!((even.median, even.q1, even.q3), (2.5, 1.75, 4.75));
+    }
+
+    #[test]
+    fn nothing_is_said_of_nothing() {
+        assert_eq!(Summary::of([]), None);
+        assert_eq!(Summary::of([f64::NAN, f64::INFINITY]), None);
+        assert_eq!(Intervals::of([]), None);
+        assert_eq!(CellStats::of(&[]), CellStats::default());
+    }
+
+    #[test]
+    fn percentiles_interpolate_between_order_statistics() {
+        let values: Vec<f64> = (0..=100).map(f64::from).collect();
+        assert!(close(percentile(&values, 0.99), 99.0));
+        assert!(close(percentile(&values, 0.905), 90.5));
+        assert!(close(percentile(&[3.0], 0.9), 3.0));
+        assert!(percentile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn median_intervals_use_the_exact_binomial_ranks() {
+        assert_eq!(median_ranks(5), None);
+        for (n, low, high, confidence) in
+            [(6, 1, 6, 0.968_75), (10, 2, 9, 0.978_516), (15, 4, 12, 0.964_844), (20, 6, 15, 0.958_611)]
+        {
+            let (l, h, c) = median_ranks(n).unwrap();
+            assert_eq!((l, h), (low, high), "n = {n}");
+            assert!((c - confidence).abs() < 1e-6, "n = {n}: {c}");
+        }
+        let s = Summary::of((1..=10).map(f64::from)).unwrap();
+        assert_eq!(s.ci.map(|ci| (ci.low, ci.high)), Some((2.0, 9.0)));
+    }
+
+    #[test]
+    fn a_99th_percentile_needs_a_hundred_values() {
+        let some = Intervals::of((1..=99).map(f64::from)).unwrap();
+        assert_eq!(some.p99, None);
+        let more = Intervals::of((1..=100).map(f64::from).chain([1000.0])).unwrap();
+        assert!(more.p99.is_some() && !more.p99_is_firm());
+        assert_eq!(more.spikes, 1);
+    }
+
+    #[test]
+    fn a_mean_of_ratios_is_geometric() {
+        assert!(close(geometric_mean(&[2.0, 8.0]).unwrap(), 4.0));
+        assert_eq!(geometric_mean(&[]), None);
+        assert_eq!(geometric_mean(&[1.0, 0.0]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_median_lies_between_the_extremes(values in prop::collection::vec(-1e12f64..1e12, 1..60)) {
+            let s = Summary::of(values).unwrap();
+            prop_assert!(s.min <= s.q1 && s.q1 <= s.median && s.median <= s.q3 && s.q3 <= s.max);
+            prop_assert!(s.mad >= 0.0 && s.mad <= s.max - s.min);
+            if let Some(ci) = s.ci {
+                prop_assert!(s.min <= ci.low && ci.low <= s.median && s.median <= ci.high && ci.high <= s.max);
+            }
+        }
+
+        #[test]
+        fn ranks_are_symmetric_and_cover_enough(n in 6usize..3000) {
+            let (low, high, confidence) = median_ranks(n).unwrap();
+            prop_assert_eq!(low + high, n + 1);
+            prop_assert!((0.95..1.0).contains(&confidence));
+        }
+
+        #[test]
+        fn order_does_not_matter(mut values in prop::collection::vec(0.1f64..1e6, 1..40)) {
+            let before = Summary::of(values.iter().copied());
+            values.reverse();
+            prop_assert_eq!(before, Summary::of(values));
+        }
+    }
+}

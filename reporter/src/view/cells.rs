@@ -1,0 +1,317 @@
+//! Tables: the measured cells, those without a full result, and every repetition.
+
+use regatta_core::cell::Outcome;
+use regatta_core::digest::Digest;
+use regatta_core::failure::FailureKind;
+use regatta_core::sample::Sample;
+use serde::Serialize;
+
+use super::Meaning;
+use super::subject::{Measured, Subject, size};
+use crate::dataset::{CellResult, Rejected, Run};
+use crate::stats::{Intervals, Repetition, Summary};
+use crate::text;
+
+/// A number as a table shows it, and as it is sorted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Value {
+    /// As shown.
+    pub text: String,
+    /// As sorted; `None` for missing values.
+    pub sort: Option<f64>,
+    /// A second, smaller line. Empty for none.
+    pub note: String,
+}
+
+/// A measured cell in the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CellRow {
+    /// Name of the row's details, for links.
+    pub anchor: String,
+    /// The backend.
+    pub backend: &'static str,
+    /// Precision of the weights.
+    pub precision: &'static str,
+    /// File format of the weights.
+    pub format: &'static str,
+    /// The workload.
+    pub workload: String,
+    /// Prompt, generated tokens and batch.
+    pub size: String,
+    /// Model and device.
+    pub place: String,
+    /// Counted repetitions.
+    pub n: usize,
+    /// Whether more repetitions are to come.
+    pub partial: bool,
+    /// Generated tokens per second: median and MAD.
+    pub decode: Value,
+    /// Confidence interval of the decode rate, or `no CI`.
+    pub decode_ci: String,
+    /// Prompt tokens per second: median and MAD.
+    pub prefill: Value,
+    /// Time to first token in ms: median and MAD.
+    pub ttft: Value,
+    /// Time per output token in ms: median and MAD.
+    pub tpot: Value,
+    /// Median time between tokens in ms.
+    pub itl_p50: Value,
+    /// 99th percentile of the time between tokens in ms.
+    pub itl_p99: Value,
+    /// End to end in ms: median and MAD.
+    pub end_to_end: Value,
+    /// Loading the model in seconds.
+    pub load: Value,
+    /// Largest resident memory in MiB.
+    pub peak_rss: Value,
+    /// Flags with their meaning.
+    pub flags: Vec<Meaning>,
+}
+
+/// A cell without a full result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The state.
+    pub state: &'static str,
+    /// The kind of failure. Empty where there is none.
+    pub kind: &'static str,
+    /// The cell.
+    pub cell: String,
+    /// Model and device.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+    /// Repetitions that were measured all the same.
+    pub repetitions: usize,
+}
+
+/// The repetitions of a cell.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CellDetail {
+    /// Its name, for links.
+    pub anchor: String,
+    /// The cell.
+    pub title: String,
+    /// Model and device.
+    pub place: String,
+    /// The state.
+    pub state: &'static str,
+    /// How many repetitions count, in words.
+    pub counted: String,
+    /// What is the same for all repetitions.
+    pub facts: Vec<Meaning>,
+    /// The repetitions, those of earlier leases last.
+    pub repetitions: Vec<RepetitionRow>,
+    /// Samples that were refused, with the rule they break.
+    pub rejected: Vec<String>,
+}
+
+/// One repetition.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RepetitionRow {
+    /// Its number, from 1.
+    pub repetition: u32,
+    /// The lease under which it was measured.
+    pub epoch: u32,
+    /// Whether it counts: those of earlier leases don't.
+    pub counted: bool,
+    /// When it started: a label.
+    pub started_at: String,
+    /// Time to first token in ms.
+    pub ttft: String,
+    /// Prompt tokens per second.
+    pub prefill: String,
+    /// Generated tokens per second.
+    pub decode: String,
+    /// Time per output token in ms.
+    pub tpot: String,
+    /// Median time between tokens in ms.
+    pub itl_p50: String,
+    /// 99th percentile of the time between tokens in ms.
+    pub itl_p99: String,
+    /// Longest time between tokens in ms.
+    pub itl_max: String,
+    /// End to end in ms.
+    pub end_to_end: String,
+    /// Hash of the generated token ids, cut.
+    pub output: String,
+    /// Flags.
+    pub flags: Vec<Meaning>,
+}
+
+/// Every cell with numbers, in the order of the matrix.
+pub(super) fn rows(subjects: &[Subject<'_>]) -> Vec<CellRow> {
+    let measured = subjects.iter().flat_map(|s| s.cells.iter().map(move |m| (s, m)));
+    measured.filter(|(_, m)| !m.result.samples.is_empty()).map(|(s, m)| row(s, m)).collect()
+}
+
+fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
+    let stats = &measured.stats;
+    let itl = stats.itl_ms;
+    CellRow {
+        anchor: anchor(subject.run, measured.result),
+        backend: measured.backend().as_str(),
+        precision: measured.precision().as_str(),
+        format: measured.result.cell.artifact.format.as_str(),
+        workload: measured.workload().name.to_string(),
+        size: size(measured.workload(), measured.prompt_tokens()),
+        place: subject.label(),
+        n: stats.n,
+        partial: !measured.result.is_ok(),
+        decode: spread(stats.decode_rate),
+        decode_ci: interval(stats.decode_rate),
+        prefill: spread(stats.prefill_rate),
+        ttft: spread(stats.ttft_ms),
+        tpot: spread(stats.tpot_ms),
+        itl_p50: plain(itl.map(|i| i.p50)),
+        itl_p99: p99(itl),
+        end_to_end: spread(stats.end_to_end_ms),
+        load: plain(stats.load_ms.map(|s| s.median / 1e3)),
+        peak_rss: plain(stats.peak_rss_mib),
+        flags: super::meanings(measured.result.flags()),
+    }
+}
+
+impl Value {
+    pub(super) fn new(text: String, sort: Option<f64>) -> Self {
+        Self { text, sort, note: String::new() }
+    }
+
+    pub(super) fn missing() -> Self {
+        Self::new(text::MISSING.to_owned(), None)
+    }
+}
+
+fn plain(value: Option<f64>) -> Value {
+    Value::new(text::optional(value), value)
+}
+
+/// Median, and the MAD below it.
+fn spread(summary: Option<Summary>) -> Value {
+    let note = summary.filter(|s| s.n > 1).map(|s| format!("± {}", text::percent(s.relative_mad())));
+    Value { note: note.unwrap_or_default(), ..plain(summary.map(|s| s.median)) }
+}
+
+fn interval(summary: Option<Summary>) -> String {
+    match summary.and_then(|s| s.ci) {
+        Some(ci) => format!("{} to {} ({:.1} %)", text::number(ci.low), text::number(ci.high), ci.confidence * 100.0),
+        None => "no CI".to_owned(),
+    }
+}
+
+fn p99(itl: Option<Intervals>) -> Value {
+    let value = itl.and_then(|i| i.p99);
+    let rough = itl.is_some_and(|i| !i.p99_is_firm());
+    let mark = if value.is_some() && rough { "~" } else { "" };
+    Value { text: format!("{mark}{}", text::optional(value)), ..plain(value) }
+}
+
+/// A name for links: run and start of the cell's hash, since several runs may hold the same cell.
+fn anchor(run: &Run, cell: &CellResult) -> String {
+    format!("cell-{}-{}", text::slug(run.id.as_str()), cell.hash.0.short())
+}
+
+/// Every cell that did not end well, or has not ended.
+pub(super) fn problems(run: &Run) -> Vec<Problem> {
+    run.cells.iter().filter(|c| !c.is_ok()).map(problem).collect()
+}
+
+fn problem(result: &CellResult) -> Problem {
+    let cell = &result.cell;
+    let detail = result.outcome.as_ref().and_then(Outcome::detail);
+    let reason = match (detail, result.state()) {
+        (Some(detail), _) if !detail.is_empty() => text::reason(detail),
+        (_, "waiting") => "not started yet".to_owned(),
+        (_, "measuring") => "being measured".to_owned(),
+        (_, "cancelled") => "the run was stopped".to_owned(),
+        (_, "ok") => "ended well, but no valid sample is stored".to_owned(),
+        _ => "no reason was given".to_owned(),
+    };
+    Problem {
+        state: result.state(),
+        kind: result.outcome.as_ref().and_then(Outcome::failure).map_or("", FailureKind::as_str),
+        cell: format!("{} · {} · {}", cell.backend, cell.artifact.precision, cell.workload.name),
+        place: format!("{} on {} of {}", cell.artifact.model, cell.device, cell.agent),
+        reason,
+        repetitions: result.samples.len(),
+    }
+}
+
+/// The repetitions of every cell that has any.
+pub(super) fn details(subjects: &[Subject<'_>]) -> Vec<CellDetail> {
+    let measured = subjects.iter().flat_map(|s| s.cells.iter().map(move |m| (s, m)));
+    let any = |r: &CellResult| !(r.samples.is_empty() && r.superseded.is_empty() && r.rejected.is_empty());
+    measured.filter(|(_, m)| any(m.result)).map(|(s, m)| detail(s, m)).collect()
+}
+
+fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
+    let result = measured.result;
+    let counted = result.samples.iter().map(|s| repetition(s, true));
+    let rejected = result.rejected.iter();
+    CellDetail {
+        anchor: anchor(subject.run, result),
+        title: measured.label(),
+        place: subject.label(),
+        state: result.state(),
+        counted: text::count(result.samples.len(), "repetition"),
+        facts: facts(measured),
+        repetitions: counted.chain(result.superseded.iter().map(|s| repetition(s, false))).collect(),
+        rejected: rejected.map(refusal).collect(),
+    }
+}
+
+fn refusal(rejected: &Rejected) -> String {
+    let what = rejected.repetition.map_or_else(|| "a sample".to_owned(), |r| format!("repetition {}", r + 1));
+    format!("{what} of lease {}: {}", rejected.epoch.0, text::reason(&rejected.reason))
+}
+
+fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
+    let fact = |name: &str, meaning: String| Meaning { name: name.to_owned(), meaning };
+    let result = measured.result;
+    let artifact = &result.cell.artifact;
+    let mut facts = vec![
+        fact("weights", format!("{} {} ({})", artifact.format, artifact.precision, artifact.weights)),
+        fact("work", size(measured.workload(), measured.prompt_tokens())),
+        fact("decode rate, 95 % CI", interval(measured.stats.decode_rate)),
+    ];
+    if let Some(first) = result.samples.first() {
+        facts.push(fact("threads", first.threads.to_string()));
+        facts.push(fact("warm-up", text::count(first.warmup_repetitions as usize, "repetition")));
+        facts.push(fact(
+            "first repetition",
+            format!("{} ms", text::number(crate::stats::ms(first.first_repetition_ns))),
+        ));
+        facts.push(fact("prompt", first.prompt_digest.short()));
+    }
+    if let Some(itl) = measured.stats.itl_ms.filter(|i| i.spikes > 0) {
+        facts.push(fact("spikes", format!("{} of {} times between tokens above 3 × median", itl.spikes, itl.n)));
+    }
+    if let Some(worker) = &result.facts {
+        facts.push(fact("engine", text::reason(&worker.engine)));
+        facts.extend(worker.weight_bytes.map(|b| fact("weights read per step", text::bytes(b))));
+        facts.push(fact("artifact", text::label(&worker.artifact_digest).chars().take(12).collect()));
+    }
+    facts.push(fact("cell", result.hash.0.short()));
+    facts
+}
+
+fn repetition(sample: &Sample, counted: bool) -> RepetitionRow {
+    let numbers = Repetition::of(sample);
+    let itl = numbers.itl;
+    RepetitionRow {
+        repetition: sample.key.repetition + 1,
+        epoch: sample.key.epoch.0,
+        counted,
+        started_at: text::second(sample.started_at),
+        ttft: text::number(numbers.ttft_ms),
+        prefill: text::number(numbers.prefill_rate),
+        decode: text::optional(numbers.decode_rate),
+        tpot: text::optional(numbers.tpot_ms),
+        itl_p50: text::optional(itl.map(|i| i.p50)),
+        itl_p99: p99(itl).text,
+        itl_max: text::optional(itl.map(|i| i.max)),
+        end_to_end: text::number(numbers.end_to_end_ms),
+        output: Digest::of_tokens(&sample.output).short(),
+        flags: super::meanings(sample.flags.clone()),
+    }
+}

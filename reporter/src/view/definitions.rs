@@ -1,0 +1,83 @@
+//! What each number means, with its formula: printed in every report, so that it can be read without this code.
+
+use serde::Serialize;
+
+use crate::stats::{FIRM_P99, MIN_FOR_CI, MIN_FOR_P99};
+
+/// A term, its formula and what to know about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Definition {
+    /// The term.
+    pub term: &'static str,
+    /// The formula. Empty for terms without one.
+    pub formula: &'static str,
+    /// The unit. Empty for terms without one.
+    pub unit: &'static str,
+    /// What to know.
+    pub note: String,
+}
+
+/// Every definition, in reading order.
+pub(super) fn all() -> Vec<Definition> {
+    let define = |term, formula, unit, note: &str| Definition { term, formula, unit, note: note.to_owned() };
+    vec![
+        define(
+            "Events",
+            "t₀ … tₑ",
+            "",
+            "One monotonic clock in the worker process. t₀: prompt handed over. t_tok: token ids ready. t_p: first \
+             forward pass begins. t_ps: prompt processed, device synchronised. t₁ … t_N: token ids of each step are on \
+             the host. tₑ: last piece of text detokenised.",
+        ),
+        define("TTFT", "t₁ − t₀", "ms", "Time to first token. Loading the model is never part of it."),
+        define(
+            "Prefill rate",
+            "batch · n_prompt / (t_ps − t_p)",
+            "tokens/s",
+            "Prompt tokens per second over all sequences, without sampling. Not prompt length over TTFT.",
+        ),
+        define(
+            "Decode rate",
+            "batch · (N − 1) / (t_N − t₁)",
+            "tokens/s",
+            "Generated tokens per second over all sequences; the first token belongs to TTFT. Tools that divide all \
+             tokens by the whole time report another number under the same name.",
+        ),
+        define("TPOT", "(t_N − t₁) / (N − 1)", "ms", "Time per output token: batch / decode rate. None for N < 2."),
+        Definition {
+            term: "ITL",
+            formula: "tᵢ − tᵢ₋₁, i = 2 … N",
+            unit: "ms",
+            note: format!(
+                "Inter-token latency: a distribution, pooled over the repetitions of a cell. p99 needs \
+                 {MIN_FOR_P99} intervals and is marked ~ below {FIRM_P99}."
+            ),
+        },
+        define("End to end", "tₑ − t₀", "ms", "From prompt to last piece of text, the model being loaded already."),
+        define("Load", "", "s", "Reading the weights into a fresh worker process. Depends on the page cache."),
+        define("Peak RSS", "", "MiB", "Largest resident memory of the worker process, mapped weights included."),
+        Definition {
+            term: "Median, MAD, CI",
+            formula: "MAD = median |xᵢ − median|",
+            unit: "",
+            note: format!(
+                "The unit is the repetition. From {MIN_FOR_CI} repetitions on, an interval between two order \
+                 statistics covers the median with at least 95 % confidence; with fewer there is no CI. \
+                 Repetitions of one process share caches and memory layout: their spread is not that of fresh processes."
+            ),
+        },
+        define(
+            "Percentile",
+            "linear interpolation at p · (n − 1)",
+            "",
+            "Type 7 of Hyndman and Fan, the default of R and NumPy.",
+        ),
+        define(
+            "Equal work",
+            "",
+            "",
+            "Every backend gets the same token ids and generates the same number of tokens, greedily, with \
+             end-of-sequence ignored.",
+        ),
+    ]
+}

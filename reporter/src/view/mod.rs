@@ -1,0 +1,164 @@
+//! View: exactly what page, charts, tables and exports show, as plain structs full of text and numbers. Everything
+//! that is said about the data is said here; what follows only lays it out.
+
+mod cells;
+mod charts;
+mod compare;
+mod definitions;
+mod hosts;
+mod subject;
+mod summary;
+
+use jiff::Timestamp;
+use regatta_core::flag::{Flag, Flags};
+use regatta_core::metrics::METHOD_VERSION;
+use serde::Serialize;
+
+pub use self::cells::{CellDetail, CellRow, Problem, RepetitionRow, Value};
+pub use self::charts::{
+    Bar, BarChart, BarGroup, BarPanel, Caption, Chart, Line, LineChart, LinePanel, Mark, Point, Scale, Series, Strip,
+    StripChart, StripPanel, StripRow,
+};
+pub use self::compare::{Comparison, Headline, Pair, Ratio};
+pub use self::definitions::Definition;
+pub use self::hosts::{Engine, HostView};
+use self::subject::Subject;
+pub use self::summary::{Banner, Count};
+use crate::dataset::{Dataset, Run};
+use crate::text;
+
+/// The whole report.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Its title.
+    pub title: String,
+    /// When it was made: a label.
+    pub generated_at: String,
+    /// Version of Regatta that made it.
+    pub regatta_version: String,
+    /// Version of the definitions behind derived numbers.
+    pub method_version: u32,
+    /// The runs, oldest first.
+    pub runs: Vec<RunView>,
+    /// What each metric means.
+    pub definitions: Vec<Definition>,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunView {
+    /// Its id.
+    pub id: String,
+    /// A name for anchors: the id, safe in a URL.
+    pub anchor: String,
+    /// The scenario's name.
+    pub scenario: String,
+    /// The scenario's line for people.
+    pub description: String,
+    /// When it ran and where it stands, as a sentence.
+    pub status: String,
+    /// What must be known before any number is read.
+    pub banners: Vec<Banner>,
+    /// How many cells ended how.
+    pub counts: Vec<Count>,
+    /// Cells in all.
+    pub total: usize,
+    /// Machines and engines, a line each.
+    pub setup: Vec<String>,
+    /// The main findings.
+    pub headlines: Vec<Headline>,
+    /// Engine against engine, for each precision.
+    pub comparisons: Vec<Comparison>,
+    /// Charts, for each model on each device.
+    pub sections: Vec<Section>,
+    /// Every measured cell.
+    pub rows: Vec<CellRow>,
+    /// Every cell without a full result.
+    pub problems: Vec<Problem>,
+    /// The repetitions of each cell.
+    pub details: Vec<CellDetail>,
+    /// What the flags of this run mean.
+    pub flags: Vec<Meaning>,
+    /// The machines.
+    pub hosts: Vec<HostView>,
+    /// Name of the scenario's file.
+    pub scenario_file: String,
+    /// The scenario's text.
+    pub scenario_text: String,
+}
+
+/// Everything that is charted together: one model with one kind of weights on one device.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Section {
+    /// What the charts are about.
+    pub title: String,
+    /// The charts.
+    pub charts: Vec<Chart>,
+}
+
+/// A word and what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Meaning {
+    /// The word.
+    pub name: String,
+    /// What it means.
+    pub meaning: String,
+}
+
+/// What [`report`] shows of `dataset`; `generated_at` is the time printed on it.
+pub fn report(dataset: &Dataset, generated_at: Timestamp) -> Report {
+    let names: Vec<String> = dataset.runs.iter().map(|r| text::label(&r.scenario)).collect();
+    let several = names.len() > 1;
+    Report {
+        title: if several { format!("{} runs", names.len()) } else { names.concat() },
+        generated_at: text::minute(generated_at),
+        regatta_version: env!("CARGO_PKG_VERSION").to_owned(),
+        method_version: METHOD_VERSION,
+        runs: dataset.runs.iter().map(|run| run_view(run, several)).collect(),
+        definitions: definitions::all(),
+    }
+}
+
+fn run_view(run: &Run, several: bool) -> RunView {
+    let subjects = subject::subjects(run);
+    let comparisons: Vec<Comparison> =
+        subjects.iter().flat_map(|s| compare::comparisons(s, subjects.len() > 1)).collect();
+    let prefix = if several { text::slug(run.id.as_str()) } else { String::new() };
+    RunView {
+        id: text::label(run.id.as_str()),
+        anchor: text::slug(run.id.as_str()),
+        scenario: text::label(&run.scenario),
+        description: text::label(&run.description),
+        status: summary::status(run),
+        banners: summary::banners(run),
+        counts: summary::counts(run),
+        total: run.cells.len(),
+        setup: hosts::setup(run),
+        headlines: compare::headlines(&subjects, &comparisons),
+        comparisons,
+        sections: sections(&subjects, &prefix),
+        rows: cells::rows(&subjects),
+        problems: cells::problems(run),
+        details: cells::details(&subjects),
+        flags: meanings(run.cells.iter().flat_map(crate::dataset::CellResult::flags).collect()),
+        hosts: hosts::hosts(run),
+        scenario_file: text::label(&run.scenario_file),
+        scenario_text: text::block(&run.scenario_text),
+    }
+}
+
+/// Charts of each subject; file names carry the subject only where there is more than one.
+fn sections(subjects: &[Subject<'_>], prefix: &str) -> Vec<Section> {
+    let one = subjects.len() == 1;
+    let slug = |s: &Subject<'_>| {
+        let parts = [prefix.to_owned(), if one { String::new() } else { text::slug(&s.key()) }];
+        parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("-")
+    };
+    subjects.iter().map(|s| Section { title: s.label(), charts: charts::all(s, &slug(s)) }).collect()
+}
+
+/// Flags in words: `debug_build` as `debug build`.
+fn meanings(flags: Flags) -> Vec<Meaning> {
+    let meaning = |f: Flag| Meaning { name: f.as_str().replace('_', " "), meaning: f.meaning().to_owned() };
+    flags.into_iter().map(meaning).collect()
+}

@@ -1,0 +1,137 @@
+//! Subjects: a run's cells grouped by what may be compared directly, one model with one kind of weights on one device.
+
+use regatta_core::artifact::{ArtifactRef, Precision, Weights};
+use regatta_core::backend::BackendKind;
+use regatta_core::cell::Cell;
+use regatta_core::flag::Flag;
+use regatta_core::workload::Workload;
+
+use crate::dataset::{CellResult, Run};
+use crate::stats::CellStats;
+use crate::text;
+
+/// A cell with its statistics.
+pub(super) struct Measured<'a> {
+    pub(super) result: &'a CellResult,
+    pub(super) stats: CellStats,
+}
+
+/// One model with one kind of weights on one device.
+pub(super) struct Subject<'a> {
+    pub(super) run: &'a Run,
+    pub(super) cells: Vec<Measured<'a>>,
+}
+
+/// The subjects of a run, in the order of its cells. Never one without cells.
+pub(super) fn subjects(run: &Run) -> Vec<Subject<'_>> {
+    let mut subjects: Vec<Subject<'_>> = Vec::new();
+    for result in &run.cells {
+        let measured = Measured { result, stats: CellStats::of(&result.samples) };
+        match subjects.iter_mut().find(|s| same(s.cell(), &result.cell)) {
+            Some(subject) => subject.cells.push(measured),
+            None => subjects.push(Subject { run, cells: vec![measured] }),
+        }
+    }
+    subjects
+}
+
+fn same(a: &Cell, b: &Cell) -> bool {
+    let key = |artifact: &ArtifactRef| (artifact.model.clone(), artifact.weights);
+    (&a.agent, a.device) == (&b.agent, b.device) && key(&a.artifact) == key(&b.artifact)
+}
+
+impl<'a> Subject<'a> {
+    /// Any of its cells: they agree in agent, device, model and weights.
+    pub(super) fn cell(&self) -> &'a Cell {
+        &self.cells[0].result.cell
+    }
+
+    /// `tinyllama-1.1b on cpu (AMD EPYC 9654) of bench-01`.
+    pub(super) fn label(&self) -> String {
+        let cell = self.cell();
+        let name = self.run.device(cell).map(|d| format!(" ({})", text::label(&d.name))).unwrap_or_default();
+        format!("{} on {}{name} of {}", cell.artifact.model, cell.device, cell.agent)
+    }
+
+    /// As [`Self::label`], without the device's name.
+    pub(super) fn short_label(&self) -> String {
+        let cell = self.cell();
+        format!("{} on {} of {}", cell.artifact.model, cell.device, cell.agent)
+    }
+
+    /// A short unique name within the run.
+    pub(super) fn key(&self) -> String {
+        let Cell { agent, device, artifact, .. } = self.cell();
+        format!("{agent} {device} {} {}", artifact.model, artifact.weights)
+    }
+
+    pub(super) fn is_synthetic(&self) -> bool {
+        self.cell().artifact.weights == Weights::Synthetic
+    }
+
+    /// Its backends, in the order of documentation.
+    pub(super) fn backends(&self) -> Vec<BackendKind> {
+        BackendKind::ALL.into_iter().filter(|b| self.cells.iter().any(|m| m.backend() == *b)).collect()
+    }
+
+    /// Its precisions, from most to fewest bits.
+    pub(super) fn precisions(&self) -> Vec<Precision> {
+        Precision::ALL.into_iter().filter(|p| self.cells.iter().any(|m| m.precision() == *p)).collect()
+    }
+
+    /// Its workloads, in the order of the scenario.
+    pub(super) fn workloads(&self) -> Vec<&'a Workload> {
+        let mut workloads: Vec<&Workload> = Vec::new();
+        for cell in &self.cells {
+            let workload = cell.workload();
+            if !workloads.iter().any(|w| w.name == workload.name) {
+                workloads.push(workload);
+            }
+        }
+        workloads
+    }
+
+    /// The cell at a point of the matrix.
+    pub(super) fn at(&self, backend: BackendKind, precision: Precision, workload: &Workload) -> Option<&Measured<'a>> {
+        self.cells
+            .iter()
+            .find(|m| m.backend() == backend && m.precision() == precision && m.workload().name == workload.name)
+    }
+}
+
+impl<'a> Measured<'a> {
+    pub(super) fn backend(&self) -> BackendKind {
+        self.result.cell.backend
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.result.cell.artifact.precision
+    }
+
+    pub(super) fn workload(&self) -> &'a Workload {
+        &self.result.cell.workload
+    }
+
+    /// The prompt's length: as measured, else as planned.
+    pub(super) fn prompt_tokens(&self) -> Option<u32> {
+        self.result.samples.first().map(|s| s.prompt_tokens).or(self.workload().prompt.tokens())
+    }
+
+    /// Whether its numbers must not be taken as settled.
+    pub(super) fn is_suspect(&self) -> bool {
+        let flags = self.result.flags();
+        [Flag::WarmupNotStable, Flag::OutputChanged, Flag::DebugBuild].iter().any(|f| flags.contains(f))
+    }
+
+    /// `candle · q8_0 · long-prompt`.
+    pub(super) fn label(&self) -> String {
+        format!("{} · {} · {}", self.backend(), self.precision(), self.workload().name)
+    }
+}
+
+/// `512 + 128 tokens`, and the batch where there is one: prompt and generated tokens.
+pub(super) fn size(workload: &Workload, prompt_tokens: Option<u32>) -> String {
+    let prompt = prompt_tokens.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let batch = if workload.batch > 1 { format!(", batch {}", workload.batch) } else { String::new() };
+    format!("{prompt} + {} tokens{batch}", workload.generate)
+}

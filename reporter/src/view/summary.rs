@@ -1,0 +1,116 @@
+//! The top of the page: when the run was, how its cells ended, and what must be known before a number is read.
+
+use regatta_core::artifact::Weights;
+use regatta_core::flag::Flag;
+use regatta_core::run::RunState;
+use serde::Serialize;
+
+use crate::dataset::Run;
+use crate::text;
+
+/// How many cells are in a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// The state.
+    pub state: &'static str,
+    /// How many.
+    pub n: usize,
+}
+
+/// What must be known before any number is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Banner {
+    /// What it is about, in a word or two.
+    pub title: String,
+    /// What it means.
+    pub text: String,
+}
+
+/// States in the order in which they are counted up: good, unfinished, bad.
+const STATES: [&str; 9] = ["ok", "measuring", "waiting", "skipped", "failed", "oom", "timeout", "crashed", "cancelled"];
+
+/// How many cells are in each state; states without cells are left out.
+pub(super) fn counts(run: &Run) -> Vec<Count> {
+    let count = |state| Count { state, n: run.cells.iter().filter(|c| c.state() == state).count() };
+    STATES.into_iter().map(count).filter(|c| c.n > 0).collect()
+}
+
+/// When it ran and where it stands.
+pub(super) fn status(run: &Run) -> String {
+    let submitted = text::minute(run.submitted_at);
+    let ended = run.ended_at.map(|end| format!(", ended {}", text::minute(end))).unwrap_or_default();
+    match run.state {
+        RunState::Active => format!("Submitted {submitted}, still running."),
+        RunState::Done => format!("Submitted {submitted}{ended}."),
+        RunState::Cancelled => format!("Submitted {submitted}{ended}, stopped by a person."),
+    }
+}
+
+/// What must be known before any number is read.
+pub(super) fn banners(run: &Run) -> Vec<Banner> {
+    let with = |flag: Flag| run.cells.iter().filter(|c| c.flags().contains(&flag)).count();
+    let synthetic = run.cells.iter().filter(|c| c.cell.artifact.weights == Weights::Synthetic).count();
+    let banner = |title: &str, text: String| Some(Banner { title: title.to_owned(), text });
+    [
+        unfinished(run),
+        refused(run),
+        (synthetic > 0)
+            .then(|| {
+                banner(
+                    "Synthetic weights",
+                    format!(
+                        "{} with seeded random numbers in the model's exact shape. Speed and memory are those of \
+                         the real network; the generated text means nothing.",
+                        ran(synthetic, run.cells.len())
+                    ),
+                )
+            })
+            .flatten(),
+        (with(Flag::FakeBackend) > 0)
+            .then(|| banner("Scripted timings", "Cells of the fake backend ran no model at all.".to_owned()))
+            .flatten(),
+        (with(Flag::DebugBuild) > 0)
+            .then(|| {
+                let text = "A worker was compiled without optimisation: its numbers say nothing about the engine.";
+                banner("Debug build", text.to_owned())
+            })
+            .flatten(),
+        (with(Flag::WarmupNotStable) > 0)
+            .then(|| {
+                let n = text::count(with(Flag::WarmupNotStable), "cell");
+                let text =
+                    format!("Warm-up of {n} reached its limit before repetitions agreed. Charts show them hollow.");
+                banner("Unstable warm-up", text)
+            })
+            .flatten(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn ran(n: usize, total: usize) -> String {
+    if n == total { "All cells ran".to_owned() } else { format!("{} of {total} cells ran", text::grouped(n as f64)) }
+}
+
+fn refused(run: &Run) -> Option<Banner> {
+    let first = run.rejected.first()?;
+    let n = text::count(run.rejected.len(), "record");
+    let text = format!("{n} could not be read and belong to no cell; the first: {}.", text::reason(&first.reason));
+    Some(Banner { title: "Refused records".to_owned(), text })
+}
+
+fn unfinished(run: &Run) -> Option<Banner> {
+    let open = run.cells.iter().filter(|c| c.outcome.is_none()).count();
+    let total = run.cells.len();
+    if total == 0 {
+        let text = "The scenario unfolded to no cell at all: there is nothing to show.".to_owned();
+        return Some(Banner { title: "Empty run".to_owned(), text });
+    }
+    if run.state == RunState::Active || open > 0 {
+        let text =
+            format!("{open} of {} have not ended. Numbers below are those of the others.", text::count(total, "cell"));
+        return Some(Banner { title: "Run not finished".to_owned(), text });
+    }
+    None
+}

@@ -1,0 +1,351 @@
+//! Datasets for tests and for the sample report: timings with the shape of real ones, from a seed.
+
+#![expect(clippy::unwrap_used, reason = "test data: everything in here is written to be valid")]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "test data: small positive numbers")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use regatta_core::artifact::{ArtifactRef, Precision, Weights};
+use regatta_core::backend::BackendKind;
+use regatta_core::cell::{Cell, Outcome};
+use regatta_core::device::{Device, DeviceId, DeviceKind};
+use regatta_core::digest::Digest;
+use regatta_core::failure::FailureKind;
+use regatta_core::flag::Flag;
+use regatta_core::id::AgentId;
+use regatta_core::run::RunState;
+use regatta_core::sample::{Sample, SampleKey, Times};
+use regatta_core::trial::Epoch;
+use regatta_core::worker::{Engine, SimdLevel, WORKER_PROTOCOL, WorkerInfo};
+use regatta_core::workload::{Prompt, Workload};
+use regatta_reporter::dataset::{CellResult, Dataset, Host, Run, WorkerFacts};
+
+/// When every run of the test data began.
+pub(crate) const START: &str = "2026-03-02T21:40:07Z";
+
+const SCENARIO: &str = r#"name = "demo"
+description = "Both engines at four precisions on this machine"
+models = ["tinyllama-1.1b"]
+weights = "synthetic"
+backends = ["candle", "llama.cpp"]
+precisions = ["f32", "f16", "q8_0", "q4_k_m"]
+devices = ["cpu"]
+
+[policy]
+repetitions = 3
+
+[[workloads]]
+name = "short"
+prompt = { seed = 1, tokens = 32 }
+generate = 64
+"#;
+
+/// What to build.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    /// Backends.
+    pub(crate) backends: Vec<BackendKind>,
+    /// Precisions.
+    pub(crate) precisions: Vec<Precision>,
+    /// Name, prompt length, generated tokens, batch.
+    pub(crate) workloads: Vec<(&'static str, u32, u32, u32)>,
+    /// Repetitions of each cell.
+    pub(crate) repetitions: u32,
+}
+
+impl Plan {
+    /// 2 backends × 4 precisions × 4 workloads × 3 repetitions.
+    pub(crate) fn demo() -> Self {
+        Self {
+            backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
+            precisions: vec![Precision::F32, Precision::F16, Precision::Q8_0, Precision::Q4KM],
+            workloads: vec![
+                ("short", 32, 64, 1),
+                ("chat", 128, 128, 1),
+                ("long-prompt", 512, 128, 1),
+                ("document", 1024, 64, 1),
+            ],
+            repetitions: 3,
+        }
+    }
+}
+
+/// A small generator (SplitMix64): the same numbers everywhere.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A factor around 1: mostly within `spread`, now and then a longer tail.
+    fn factor(&mut self, spread: f64) -> f64 {
+        let tail = if self.next() > 0.985 { 0.6 * self.next() } else { 0.0 };
+        1.0 + spread * (self.next() + self.next() - 1.0) + tail
+    }
+}
+
+/// A device of the test data.
+pub(crate) fn device(agent: &str) -> (AgentId, DeviceId) {
+    (agent.parse().unwrap(), DeviceId::CPU)
+}
+
+/// The cells of `plan`, all measured and well.
+pub(crate) fn cells(plan: &Plan, agent: &str, weights: Weights) -> Vec<CellResult> {
+    let mut cells = Vec::new();
+    let (agent, device) = device(agent);
+    for backend in &plan.backends {
+        for precision in &plan.precisions {
+            for (name, prompt, generate, batch) in &plan.workloads {
+                let cell = Cell {
+                    agent: agent.clone(),
+                    device,
+                    backend: *backend,
+                    artifact: ArtifactRef {
+                        model: "tinyllama-1.1b".parse().unwrap(),
+                        weights,
+                        format: backend.format(*precision),
+                        precision: *precision,
+                    },
+                    workload: Arc::new(Workload {
+                        name: name.parse().unwrap(),
+                        prompt: Prompt::Seeded { seed: 1, tokens: *prompt },
+                        generate: *generate,
+                        batch: *batch,
+                    }),
+                };
+                cells.push(measured(cell, plan.repetitions));
+            }
+        }
+    }
+    cells
+}
+
+/// A cell that ended well.
+pub(crate) fn measured(cell: Cell, repetitions: u32) -> CellResult {
+    let samples = (0..repetitions).map(|r| sample(&cell, Epoch(1), r)).collect();
+    let mut result = CellResult::new(cell, Some(Outcome::Ok), Some(Epoch(1)), samples);
+    result.facts = Some(WorkerFacts {
+        engine: format!("{} 0.11.1", result.cell.backend),
+        weight_bytes: Some(1_169_000_000),
+        artifact_digest: Digest::of(result.cell.artifact.to_string().as_bytes()).to_string(),
+    });
+    result
+}
+
+/// Milliseconds per decode step at no context, and prompt tokens per second, of a backend at a precision.
+fn speed(backend: BackendKind, precision: Precision) -> (f64, f64) {
+    let (step, rate) = match precision {
+        Precision::F32 => (118.0, 210.0),
+        Precision::Bf16 => (66.0, 180.0),
+        Precision::F16 => (61.0, 240.0),
+        Precision::Q8_0 => (34.0, 260.0),
+        Precision::Q4_1 => (22.0, 230.0),
+        Precision::Q4KM => (21.0, 190.0),
+    };
+    match (backend, precision) {
+        (BackendKind::LlamaCpp, _) => (step, rate),
+        (BackendKind::Candle, Precision::F32) => (step * 1.05, rate * 0.8),
+        (BackendKind::Candle, Precision::F16 | Precision::Bf16) => (step * 1.6, rate * 0.4),
+        (BackendKind::Candle, _) => (step * 1.85, rate * 0.3),
+        (BackendKind::Fake, _) => (10.0, 1000.0),
+    }
+}
+
+/// One repetition as a machine might time it.
+pub(crate) fn sample(cell: &Cell, epoch: Epoch, repetition: u32) -> Sample {
+    let workload = &cell.workload;
+    let prompt = workload.prompt.tokens().unwrap();
+    let seed = cell.hash().0.as_bytes().iter().fold(u64::from(repetition), |s, b| s.wrapping_mul(31) + u64::from(*b));
+    let mut noise = Noise(seed);
+    let (step_ms, rate) = speed(cell.backend, cell.artifact.precision);
+    let drift = 1.0 + 0.015 * noise.next();
+    let ns = |ms: f64| (ms * 1e6) as u64;
+    // Attention makes long prompts a little slower per token.
+    let slow_down = 1.0 + f64::from(prompt) / 6000.0;
+    let prefill_done = 40_000 + ns(f64::from(prompt * workload.batch) / rate * 1e3 * drift * slow_down);
+    let mut now = prefill_done + 180_000;
+    let mut tokens = vec![now];
+    for i in 1..workload.generate {
+        let context = f64::from(prompt + i);
+        let per_context = if cell.backend == BackendKind::Candle { 4000.0 } else { 9000.0 };
+        now += ns(step_ms * drift * (1.0 + context / per_context) * noise.factor(0.03));
+        tokens.push(now);
+    }
+    let output = (0..workload.generate * workload.batch).map(|i| (i * 7919 + prompt) % 32_000).collect();
+    Sample {
+        key: SampleKey { cell: cell.hash(), epoch, repetition },
+        started_at: start() + SignedDuration::from_secs(60 * i64::from(repetition)),
+        times: Times { tokenized: 0, prefill_start: 40_000, prefill_done, end: now, tokens },
+        prompt_tokens: prompt,
+        prompt_digest: Digest::of(&prompt.to_le_bytes()),
+        batch: workload.batch,
+        output,
+        load_ns: ns(900.0 + step_ms * 20.0),
+        first_repetition_ns: prefill_done * 2,
+        warmup_repetitions: 4,
+        peak_rss_bytes: Some((step_ms * 38e6) as u64 + 400_000_000),
+        threads: 16,
+        flags: match cell.artifact.weights {
+            Weights::Synthetic => [Flag::SyntheticWeights].into(),
+            Weights::Real => BTreeSet::new(),
+        },
+    }
+}
+
+/// When every run of the test data began.
+pub(crate) fn start() -> Timestamp {
+    START.parse().unwrap()
+}
+
+/// A machine with two engines.
+pub(crate) fn host(agent: &str) -> Host {
+    let (agent, id) = device(agent);
+    let facts = [
+        ("cpu", "AMD EPYC 9654 96-Core Processor"),
+        ("kernel", "Linux 6.12.48"),
+        ("memory", "125 GiB"),
+        ("os", "Debian GNU/Linux 13 (trixie)"),
+    ];
+    let device = Device {
+        agent: agent.clone(),
+        id,
+        name: "AMD EPYC 9654, 16 cores".to_owned(),
+        memory_bytes: Some(134_217_728_000),
+        cores: Some(32),
+        backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
+    };
+    let engine = |backend, version: &str, build: &str| Engine {
+        backend,
+        version: version.to_owned(),
+        build: build.to_owned(),
+        devices: vec![DeviceKind::Cpu],
+    };
+    let worker = WorkerInfo {
+        protocol: WORKER_PROTOCOL,
+        version: "0.1.0".to_owned(),
+        engines: vec![
+            engine(BackendKind::Candle, "0.11.1", "gemm, avx512 kernels"),
+            engine(BackendKind::LlamaCpp, "b8146", "AVX512 = 1 | AVX512_VNNI = 1 | LLAMAFILE = 1 | OPENMP = 1"),
+        ],
+        simd_compiled: SimdLevel::Avx512,
+        simd_cpu: SimdLevel::Avx512,
+        optimised: true,
+    };
+    Host {
+        agent,
+        version: "0.1.0".to_owned(),
+        facts: facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        devices: vec![device],
+        workers: vec![worker],
+    }
+}
+
+/// A finished run with these cells.
+pub(crate) fn run(cells: Vec<CellResult>) -> Run {
+    Run {
+        id: "0195f1c2-7a3e-7c41-9d20-5b7e4f0a1c22".parse().unwrap(),
+        scenario: "demo".to_owned(),
+        description: "Both engines at four precisions on this machine".to_owned(),
+        state: RunState::Done,
+        submitted_at: start(),
+        ended_at: Some(start() + SignedDuration::from_mins(41)),
+        scenario_file: "scenarios/demo.toml".to_owned(),
+        scenario_text: SCENARIO.to_owned(),
+        hosts: vec![host("bench-01")],
+        cells,
+        rejected: vec![],
+    }
+}
+
+/// The demo: everything measured.
+pub(crate) fn demo() -> Dataset {
+    Dataset { runs: vec![run(cells(&Plan::demo(), "bench-01", Weights::Synthetic))] }
+}
+
+/// The demo, interrupted: of its cells some failed, some were skipped, one is half done, one late and one refused
+/// sample came in, and some have not begun.
+pub(crate) fn troubled() -> Dataset {
+    let mut run = demo().runs.remove(0);
+    run.state = RunState::Active;
+    run.ended_at = None;
+    for cell in &mut run.cells {
+        let Cell { backend, artifact, workload, .. } = &cell.cell;
+        let outcome = match (backend, artifact.precision, workload.name.as_str()) {
+            (BackendKind::Candle, Precision::F32, "document") => {
+                Some(Outcome::Oom("asked for 4.4 GB, 3.1 GB were free".to_owned()))
+            }
+            (BackendKind::Candle, Precision::Q4KM, _) => {
+                Some(Outcome::Skipped("candle has no weights for q4_k_m on this machine".to_owned()))
+            }
+            (BackendKind::LlamaCpp, Precision::F16, "long-prompt") => {
+                Some(Outcome::Failed(FailureKind::Engine, "llama_decode returned 1: no KV slot".to_owned()))
+            }
+            (BackendKind::LlamaCpp, Precision::F16, "document") => {
+                Some(Outcome::Crashed("signal 11 after 3 s".to_owned()))
+            }
+            (BackendKind::LlamaCpp, Precision::Q4KM, "long-prompt") => {
+                cell.samples.truncate(1);
+                cell.outcome = None;
+                continue;
+            }
+            (BackendKind::LlamaCpp, Precision::Q4KM, "document") => None,
+            (BackendKind::LlamaCpp, Precision::Q8_0, "short") => {
+                flag(cell, Flag::WarmupNotStable);
+                continue;
+            }
+            (BackendKind::LlamaCpp, Precision::Q8_0, "chat") => {
+                cell.samples.truncate(2);
+                continue;
+            }
+            (BackendKind::Candle, Precision::Q8_0, "short") => {
+                late_and_refused(cell);
+                continue;
+            }
+            _ => continue,
+        };
+        *cell = CellResult::new(cell.cell.clone(), outcome, None, vec![]);
+    }
+    Dataset { runs: vec![run] }
+}
+
+fn flag(cell: &mut CellResult, flag: Flag) {
+    for sample in &mut cell.samples {
+        sample.flags.insert(flag);
+    }
+}
+
+fn late_and_refused(cell: &mut CellResult) {
+    let plain = cell.cell.clone();
+    let late = sample(&plain, Epoch(1), 0);
+    let mut refused = sample(&plain, Epoch(2), 3);
+    refused.times.tokens.swap(10, 11);
+    let mut samples: Vec<Sample> = (0..3).map(|r| sample(&plain, Epoch(2), r)).collect();
+    samples.extend([late, refused]);
+    let facts = cell.facts.take();
+    *cell = CellResult::new(plain, Some(Outcome::Ok), Some(Epoch(2)), samples);
+    cell.facts = facts;
+}
+
+/// Two runs: one on two machines with all precisions, a batch and trained weights on one of them; one without cells.
+pub(crate) fn fleet() -> Dataset {
+    let mut plan = Plan::demo();
+    plan.precisions = Precision::ALL.to_vec();
+    plan.repetitions = 7;
+    plan.workloads.push(("batch-of-eight-with-a-name-that-is-about-as-long-as-names-may-be", 128, 64, 8));
+    let mut both = cells(&plan, "bench-01", Weights::Real);
+    plan.precisions = vec![Precision::Q8_0];
+    plan.backends = vec![BackendKind::LlamaCpp];
+    both.extend(cells(&plan, "bench-02", Weights::Synthetic));
+    let mut full = run(both);
+    full.hosts.push(host("bench-02"));
+    let mut empty = run(vec![]);
+    empty.id = "0195f1c2-7a3e-7c41-9d20-5b7e4f0a1c23".parse().unwrap();
+    Dataset { runs: vec![full, empty] }
+}

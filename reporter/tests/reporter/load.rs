@@ -1,0 +1,126 @@
+//! From a database to a dataset.
+
+use std::collections::BTreeMap;
+
+use regatta_core::artifact::{Precision, Weights};
+use regatta_core::backend::BackendKind;
+use regatta_core::cell::Outcome;
+use regatta_core::digest::Digest;
+use regatta_core::id::TrialId;
+use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
+use regatta_core::policy::Policy;
+use regatta_core::scenario::ScenarioBundle;
+use regatta_core::trial::Epoch;
+use regatta_reporter::dataset::{CellResult, Run};
+use regatta_reporter::{ReportError, ReportOptions, load, render};
+use regatta_store::{
+    Batch, Content, EndedCell, Ingested, Lease, Leased, NewRun, Record, RunDevice, Store, WorkerFacts,
+};
+
+use crate::common::{self, Plan};
+
+fn small() -> Run {
+    let plan = Plan {
+        backends: vec![BackendKind::LlamaCpp],
+        precisions: vec![Precision::Q8_0],
+        workloads: vec![("short", 32, 8, 1), ("chat", 64, 24, 1)],
+        repetitions: 3,
+    };
+    common::run(common::cells(&plan, "bench-01", Weights::Synthetic))
+}
+
+/// The run as it is submitted: one trial, its last cell not tried.
+fn submission(run: &Run) -> NewRun {
+    let (last, tried) = run.cells.split_last().unwrap();
+    let planned = |c: &CellResult, plan| PlannedCell { hash: c.hash, cell: c.cell.clone(), plan };
+    let skip = CellPlan::Skip { reason: "no such worker".to_owned() };
+    let cells: Vec<PlannedCell> =
+        tried.iter().map(|c| planned(c, CellPlan::Run { trial: 0 })).chain([planned(last, skip)]).collect();
+    let cell = &run.cells[0].cell;
+    let trial = PlannedTrial {
+        agent: cell.agent.clone(),
+        device: cell.device,
+        backend: cell.backend,
+        artifact: cell.artifact.clone(),
+        cells: 0..tried.len(),
+    };
+    NewRun {
+        id: run.id.clone(),
+        name: run.scenario.clone(),
+        bundle: ScenarioBundle {
+            file: run.scenario_file.clone(),
+            text: run.scenario_text.clone(),
+            prompts: BTreeMap::new(),
+            models: String::new(),
+            weights: None,
+        },
+        policy: Policy::default(),
+        matrix: Matrix { cells, trials: vec![trial] },
+        devices: vec![RunDevice {
+            device: run.hosts[0].devices[0].clone(),
+            agent_version: "0.1.0".to_owned(),
+            host: run.hosts[0].facts.clone(),
+        }],
+    }
+}
+
+/// Everything that the worker sends for the first cell, and a record that nobody understands.
+fn batch(run: &Run, trial: &TrialId, epoch: Epoch) -> Batch {
+    let worker = WorkerFacts {
+        worker: serde_json::to_string(&run.hosts[0].workers[0]).unwrap(),
+        engine: "llama.cpp b8146".to_owned(),
+        load_ns: 1_000_000,
+        weight_bytes: 1 << 30,
+        artifact_digest: Digest::of(b"weights").to_string(),
+    };
+    let cell = &run.cells[0];
+    let samples = cell.samples.iter().cloned().map(|s| Content::Sample(Box::new(s)));
+    let end = EndedCell { hash: cell.hash, outcome: Outcome::Ok };
+    let contents = [Content::Worker(worker), Content::Unreadable("is not a record".to_owned())]
+        .into_iter()
+        .chain(samples)
+        .chain([Content::CellEnd(end)]);
+    let records = contents.enumerate().map(|(i, content)| Record { bytes: vec![u8::try_from(i).unwrap()], content });
+    Batch { trial: trial.clone(), epoch, first_seq: 1, records: records.collect() }
+}
+
+#[tokio::test]
+async fn what_was_stored_is_what_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("regatta.sqlite"), common::start).await.unwrap();
+    let expected = small();
+    store.writer().write(submission(&expected)).await.unwrap();
+    let trial = TrialId::of(&expected.id, 0);
+    let lease = Lease { trial: trial.clone(), boot_id: "boot".to_owned() };
+    let Leased::Granted { epoch, .. } = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
+    let ingested = store.writer().write(batch(&expected, &trial, epoch)).await.unwrap();
+    assert!(matches!(ingested, Ingested::Stored(_)), "{ingested:?}");
+
+    let dataset = load(store.reader(), std::slice::from_ref(&expected.id)).await.unwrap();
+    let run = &dataset.runs[0];
+    assert_eq!(
+        (&run.id, &run.scenario, &run.scenario_text),
+        (&expected.id, &expected.scenario, &expected.scenario_text)
+    );
+    assert_eq!(run.hosts, expected.hosts);
+    assert_eq!(run.cells[0].samples, expected.cells[0].samples);
+    assert_eq!(run.cells[0].outcome, Some(Outcome::Ok));
+    assert_eq!(run.cells[0].facts.as_ref().unwrap().engine, "llama.cpp b8146");
+    assert_eq!(run.cells[1].outcome, Some(Outcome::Skipped("no such worker".to_owned())));
+    assert_eq!(run.rejected.len(), 1);
+    assert_eq!(load(store.reader(), &[]).await.unwrap(), dataset, "the newest run is the only one");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn an_empty_database_has_no_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("regatta.sqlite");
+    let store = Store::open(&path, common::start).await.unwrap();
+    let dataset = load(store.reader(), &[]).await.unwrap();
+    let options = ReportOptions { generated_at: common::start(), source: path.display().to_string(), svg: false };
+    let error = render(&dataset, &options, folder.path()).unwrap_err();
+    assert!(matches!(error, ReportError::NoRuns(_)));
+    assert!(error.to_string().contains("regatta.sqlite"));
+    store.close().await;
+}

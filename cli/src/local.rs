@@ -1,0 +1,130 @@
+//! This machine as a fleet of one: an embedded coordinator on a loopback port and an agent that connects to it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
+use regatta_coordinator::{Config, Coordinator, CoordinatorError};
+use regatta_core::device::Device;
+use regatta_core::id::AgentId;
+use regatta_proto::pb::run_service_client::RunServiceClient;
+use regatta_proto::{MAX_MESSAGE, pb};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::exit::BadInput;
+use crate::paths::{Folders, local_spool};
+
+/// How long the agent may take to find its workers and connect.
+const CONNECT: Duration = Duration::from_mins(1);
+
+/// A coordinator and an agent in this process.
+pub(crate) struct Local {
+    /// For submitting and watching.
+    pub client: RunServiceClient<Channel>,
+    coordinator: JoinHandle<Result<(), CoordinatorError>>,
+    agent: JoinHandle<Result<(), AgentError>>,
+    stop_coordinator: CancellationToken,
+    /// Tells the agent to leave.
+    pub stop_agent: Shutdown,
+}
+
+impl Local {
+    /// Starts both, and waits until the agent is connected.
+    pub(crate) async fn start(database: &Path, folders: &Folders, models: &str) -> anyhow::Result<Self> {
+        if let Some(parent) = database.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
+        }
+        let bound = Coordinator::bind(Config::new(database)).await.map_err(|error| BadInput(error.to_string()))?;
+        let uri: Uri = format!("http://{}", bound.addr()).parse()?;
+        let stop_coordinator = CancellationToken::new();
+        let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));
+
+        let agent = agent(uri.clone(), &local_spool(database), folders, models).await?;
+        let stop_agent = Shutdown::default();
+        let agent = tokio::spawn(agent.run(stop_agent.clone()));
+        let client = client(uri);
+        let local = Self { client, coordinator, agent, stop_coordinator, stop_agent };
+        match tokio::time::timeout(CONNECT, local.connected()).await {
+            Ok(result) => result?,
+            Err(_) => bail!("the agent did not connect within {} s", CONNECT.as_secs()),
+        }
+        Ok(local)
+    }
+
+    async fn connected(&self) -> anyhow::Result<()> {
+        let mut client = self.client.clone();
+        loop {
+            let agents = client.list_agents(pb::ListAgentsRequest {}).await?.into_inner().agents;
+            if agents.iter().any(|agent| agent.connected) {
+                return Ok(());
+            }
+            if self.agent.is_finished() {
+                bail!("the agent has stopped: run with --verbose to see why");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Returns when the agent has stopped.
+    pub(crate) async fn agent_stopped(&self) {
+        while !self.agent.is_finished() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Stops the agent after its current repetition, then the coordinator.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.stop_agent.soft.cancel();
+        self.agent.await.context("the agent broke down")?.context("the agent stopped with an error")?;
+        self.stop_coordinator.cancel();
+        self.coordinator.await.context("the coordinator broke down")?.context("the coordinator stopped with an error")
+    }
+}
+
+fn client(uri: Uri) -> RunServiceClient<Channel> {
+    let channel = Endpoint::from(uri).connect_timeout(Duration::from_secs(5)).connect_lazy();
+    RunServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+}
+
+/// The agent of this machine.
+async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) -> anyhow::Result<Agent> {
+    let mut config = AgentConfig::new(agent_id(), coordinator, folders.model_root()?, spool.to_owned());
+    config.worker_dirs = folders.worker_dirs();
+    config.search_beside_program = false;
+    models.clone_into(&mut config.models_manifest);
+    Agent::start(config).await.context("failed to start the agent")
+}
+
+/// This machine's agent for a look at its devices and workers; it never runs.
+pub(crate) async fn look(folders: &Folders) -> anyhow::Result<(Agent, tempfile::TempDir)> {
+    let spool = tempfile::tempdir().context("failed to make a temporary folder")?;
+    let nowhere = Uri::from_static("http://127.0.0.1:1");
+    let agent = agent(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS).await?;
+    Ok((agent, spool))
+}
+
+/// The devices of this machine.
+pub(crate) async fn devices(folders: &Folders) -> anyhow::Result<Vec<Device>> {
+    let (agent, _spool) = look(folders).await?;
+    Ok(agent.devices().to_vec())
+}
+
+/// The host's name made into an agent's name.
+fn agent_id() -> AgentId {
+    let host = regatta_agent::devices::host().remove("hostname").unwrap_or_default();
+    let plain: String = host
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '-' })
+        .take(regatta_core::id::MAX_NAME)
+        .collect();
+    plain.parse().or_else(|_| "local".parse()).unwrap_or_else(|_| unreachable!("'local' is a valid name"))
+}
+
+/// The folder of a database, for messages.
+pub(crate) fn shown(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,122 @@
+//! `regatta`: the one program people type.
+
+mod bundle;
+mod devices;
+mod exit;
+mod local;
+mod models;
+mod output;
+mod paths;
+mod plan;
+mod progress;
+mod report;
+mod run;
+mod runs;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use exit::Exit;
+use paths::Folders;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Benchmarks of language-model inference: the same work on candle and llama.cpp, measured side by side
+#[derive(Debug, Parser)]
+#[command(name = "regatta", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    folders: Folders,
+    /// Say more of what is going on (twice: everything)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  regatta run scenarios/demo.toml               measure on this machine, then open report.html
+  regatta plan scenarios/tinyllama.toml         what would run, and what is skipped and why
+  regatta run --resume                          go on with the last run that was broken off
+  regatta report --format csv > results.csv     one row for each repetition of the last run
+
+Exit codes: 0 done, 1 something failed, 2 bad input, 4 finished with failed cells or stopped early";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a scenario on this machine and report
+    Run(run::RunArgs),
+    /// Show the expanded matrix, what is skipped and why
+    Plan(plan::PlanArgs),
+    /// Make the report of one or several runs: HTML with charts, or csv, json, md
+    Report(report::ReportArgs),
+    /// List the runs in the database
+    Runs(runs::RunsArgs),
+    /// Show one run: every cell with its state
+    Show(runs::ShowArgs),
+    /// List, make, import, convert and verify weights
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
+    /// List devices and the workers that can drive them
+    Devices(devices::DevicesArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::note(&format!("error: {error:#}"));
+            exit::of_error(&error).into()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    let folders = &cli.folders;
+    match cli.command {
+        Command::Run(args) => run::run(args, folders).await,
+        Command::Plan(args) => plan::run(args, folders).await,
+        Command::Report(args) => report::run(args, folders).await,
+        Command::Runs(args) => runs::list(args, folders).await,
+        Command::Show(args) => runs::show(args, folders).await,
+        Command::Models(command) => models::run(command, folders).await,
+        Command::Devices(args) => devices::run(args, folders).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "regatta", &mut std::io::stdout());
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::ERROR,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_max_level(level).with_ansi(colour).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

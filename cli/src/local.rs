@@ -48,21 +48,26 @@ impl Local {
         let client = client(uri);
         let local = Self { client, coordinator, agent, stop_coordinator, stop_agent };
         match tokio::time::timeout(CONNECT, local.connected()).await {
-            Ok(result) => result?,
+            Ok(Ok(true)) => Ok(local),
+            Ok(Ok(false)) => {
+                local.agent.await.context("the agent broke down")?.context("the agent stopped with an error")?;
+                bail!("the agent stopped before it was connected")
+            }
+            Ok(Err(error)) => Err(error),
             Err(_) => bail!("the agent did not connect within {} s", CONNECT.as_secs()),
         }
-        Ok(local)
     }
 
-    async fn connected(&self) -> anyhow::Result<()> {
+    /// Waits for the connection; `false` where the agent has stopped instead.
+    async fn connected(&self) -> anyhow::Result<bool> {
         let mut client = self.client.clone();
         loop {
             let agents = client.list_agents(pb::ListAgentsRequest {}).await?.into_inner().agents;
             if agents.iter().any(|agent| agent.connected) {
-                return Ok(());
+                return Ok(true);
             }
             if self.agent.is_finished() {
-                bail!("the agent has stopped: run with --verbose to see why");
+                return Ok(false);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

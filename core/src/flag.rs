@@ -21,11 +21,13 @@ pub enum Flag {
     FakeBackend,
     /// The thread count is not one per physical core.
     ThreadsOverridden,
+    /// Tokens came faster than any memory can deliver the weights: the clock or a synchronisation is wrong.
+    FasterThanPhysics,
 }
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -33,6 +35,7 @@ impl Flag {
         Self::OutputChanged,
         Self::FakeBackend,
         Self::ThreadsOverridden,
+        Self::FasterThanPhysics,
     ];
 
     /// The name in the database, exports and reports.
@@ -45,6 +48,7 @@ impl Flag {
             Self::OutputChanged => "output_changed",
             Self::FakeBackend => "fake_backend",
             Self::ThreadsOverridden => "threads_overridden",
+            Self::FasterThanPhysics => "faster_than_physics",
         }
     }
 
@@ -58,6 +62,7 @@ impl Flag {
             Self::OutputChanged => "the same prompt gave other tokens than in the first repetition",
             Self::FakeBackend => "scripted timings, no model ran",
             Self::ThreadsOverridden => "thread count chosen in the scenario, not one per physical core",
+            Self::FasterThanPhysics => "faster than any memory can deliver the weights: kept, not charted",
         }
     }
 }

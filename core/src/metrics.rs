@@ -39,6 +39,17 @@ pub struct Metrics {
 
 const NS: f64 = 1e9;
 
+/// Bytes per second that no memory or cache of today's processors and accelerators delivers. A coarse net: it catches a
+/// forgotten synchronisation, not a doubtful one; that needs the device's own measured peak.
+const CEILING_BYTES_PER_S: f64 = 20e12;
+
+/// Whether tokens came faster than `weight_bytes`, read once for each step, can be read at all:
+/// `(t_N - t_1) / (N - 1) < weight_bytes / ceiling`.
+pub fn faster_than_physics(sample: &Sample, weight_bytes: u64) -> bool {
+    let floor_ns = weight_bytes as f64 / CEILING_BYTES_PER_S * NS;
+    Metrics::of(sample).tpot_ns.is_some_and(|tpot| tpot < floor_ns)
+}
+
 impl Metrics {
     /// Derives the metrics of a sample that has passed [`Sample::check`].
     pub fn of(sample: &Sample) -> Self {
@@ -46,17 +57,17 @@ impl Metrics {
         let first = times.tokens.first().copied().unwrap_or(times.end);
         let batch = f64::from(sample.batch);
         let tpot_ns = match times.tokens.as_slice() {
-            [first, .., last] => Some((last - first) as f64 / (times.tokens.len() - 1) as f64),
+            [first, .., last] => Some(last.saturating_sub(*first) as f64 / (times.tokens.len() - 1) as f64),
             _ => None,
         };
-        let prefill_ns = (times.prefill_done - times.prefill_start) as f64;
+        let prefill_ns = times.prefill_done.saturating_sub(times.prefill_start) as f64;
         Self {
             ttft_ns: first,
-            engine_ttft_ns: first - times.tokenized,
+            engine_ttft_ns: first.saturating_sub(times.tokenized),
             prefill_rate: batch * f64::from(sample.prompt_tokens) * NS / prefill_ns,
             decode_rate: tpot_ns.map(|tpot| batch * NS / tpot),
             tpot_ns,
-            itl_ns: times.tokens.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+            itl_ns: times.tokens.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect(),
             end_to_end_ns: times.end,
         }
     }
@@ -108,6 +119,13 @@ mod tests {
         let mut short = sample();
         short.times.tokens.truncate(2);
         assert_close(Metrics::of(&short).decode_rate.unwrap(), 100.0);
+    }
+
+    /// 13.3 ms for each token: at 20 TB/s that is 267 GB of weights.
+    #[test]
+    fn tokens_faster_than_memory_are_told() {
+        assert!(!faster_than_physics(&sample(), 200_000_000_000));
+        assert!(faster_than_physics(&sample(), 300_000_000_000));
     }
 
     fn assert_close(found: f64, expected: f64) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
-use regatta_core::flag::Flags;
+use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId};
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey};
@@ -135,14 +135,19 @@ impl CellResult {
         self.samples.iter().flat_map(|s| s.flags.iter().copied()).collect()
     }
 
-    /// Whether all of its repetitions were measured, so that its numbers may be charted.
+    /// Whether all of its repetitions were measured and are possible, so that its numbers may be charted.
     pub fn is_ok(&self) -> bool {
-        self.outcome == Some(Outcome::Ok) && !self.samples.is_empty()
+        self.outcome == Some(Outcome::Ok) && !self.samples.is_empty() && !self.is_impossible()
+    }
+
+    fn is_impossible(&self) -> bool {
+        self.flags().contains(&Flag::FasterThanPhysics)
     }
 
     /// The state's name: that of the outcome, or `measuring` and `waiting` for a cell without one.
     pub fn state(&self) -> &'static str {
         match &self.outcome {
+            Some(Outcome::Ok) if self.is_impossible() => Flag::FasterThanPhysics.as_str(),
             Some(outcome) => outcome.state(),
             None if self.samples.is_empty() => "waiting",
             None => "measuring",

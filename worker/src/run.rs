@@ -19,6 +19,7 @@ use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Outcome;
 use regatta_core::flag::{Flag, Flags};
+use regatta_core::metrics::faster_than_physics;
 use regatta_core::sample::Sample;
 use regatta_core::trial::{Epoch, Trial, TrialCell};
 use regatta_proto::convert::{WireError, cell_end};
@@ -274,7 +275,8 @@ impl Loaded {
             BackendKind::Fake => Fault::of(cell.workload.name.as_str()),
             _ => None,
         };
-        let mut reporter = Reporter { link, fault, repetitions: assignment.trial.policy.repetitions };
+        let (repetitions, weight_bytes) = (assignment.trial.policy.repetitions, self.info.weight_bytes);
+        let mut reporter = Reporter { link, fault, repetitions, weight_bytes };
         let mut session = self.backend.open(&input.plan)?;
         measure::measure(&mut *session, &input, self.tokenizer.as_ref(), &conditions, &mut reporter)
     }
@@ -315,6 +317,8 @@ struct Reporter<'l> {
     link: &'l mut Link,
     fault: Option<Fault>,
     repetitions: u32,
+    /// Bytes that a decode step reads.
+    weight_bytes: u64,
 }
 
 impl Observer for Reporter<'_> {
@@ -326,6 +330,9 @@ impl Observer for Reporter<'_> {
     fn measured(&mut self, mut sample: Sample) -> Result<(), Halt> {
         if let Some(fault) = self.fault {
             fault.strike(&mut sample, self.repetitions, &mut self.link.pipe)?;
+        }
+        if faster_than_physics(&sample, self.weight_bytes) {
+            sample.flags.insert(Flag::FasterThanPhysics);
         }
         self.link.send(from_worker::Message::Sample((&sample).into()))?;
         self.link.samples += 1;

@@ -258,6 +258,8 @@ fn a_device_that_is_not_waited_for_is_too_fast() {
     let (hasty, ..) = fake(&["fault-no-sync"]);
     let last = |messages: &[from_worker::Message]| samples(messages)[1].times.end;
     assert!(last(&hasty) * 3 < last(&honest));
+    let flagged = |messages: &[from_worker::Message]| samples(messages)[1].flags.contains(&Flag::FasterThanPhysics);
+    assert!(flagged(&hasty) && !flagged(&honest));
 }
 
 #[test]

@@ -484,7 +484,8 @@ pub struct AssignTrial {
     #[prost(uint64, tag = "3")]
     pub lease_ns: u64,
 }
-/// The agent can't take the trial (it is busy, or does not know the device).
+/// The agent can't take the trial (it is busy, or does not know the device), or gives a running one back (it leaves, or
+/// its spool can't be written to). Comes after the trial's records.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reject {
     #[prost(string, tag = "1")]

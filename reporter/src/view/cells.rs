@@ -3,6 +3,7 @@
 use regatta_core::cell::Outcome;
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
+use regatta_core::flag::Flag;
 use regatta_core::sample::Sample;
 use serde::Serialize;
 
@@ -224,6 +225,7 @@ fn problem(result: &CellResult) -> Problem {
         (_, "waiting") => "not started yet".to_owned(),
         (_, "measuring") => "being measured".to_owned(),
         (_, "cancelled") => "the run was stopped".to_owned(),
+        (_, "faster_than_physics") => Flag::FasterThanPhysics.meaning().to_owned(),
         (_, "ok") => "ended well, but no valid sample is stored".to_owned(),
         _ => "no reason was given".to_owned(),
     };

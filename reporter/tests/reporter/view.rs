@@ -2,6 +2,7 @@
 
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
+use regatta_core::flag::Flag;
 use regatta_reporter::chart::{self, Layout};
 use regatta_reporter::dataset::Dataset;
 use regatta_reporter::view::{self, Chart, Mark, Report};
@@ -120,4 +121,14 @@ fn a_run_without_cells_says_so() {
     let report = report(&common::fleet());
     assert_eq!(report.runs[1].banners[0].title, "Empty run");
     assert!(report.runs[1].sections.is_empty());
+}
+
+#[test]
+fn numbers_that_can_not_be_are_listed_and_not_charted() {
+    let mut dataset = small();
+    let cell = &mut dataset.runs[0].cells[0];
+    cell.samples[1].flags.insert(Flag::FasterThanPhysics);
+    assert!(!cell.is_ok());
+    let shown = serde_json::to_string(&report(&dataset)).unwrap();
+    assert!(shown.contains("faster_than_physics") && shown.contains(Flag::FasterThanPhysics.meaning()));
 }

@@ -51,7 +51,7 @@ impl Default for Script {
             seed: 1,
             vocab: 32_000,
             context: 131_072,
-            weight_bytes: 1_000_000,
+            weight_bytes: 1_000_000_000,
         }
     }
 }

@@ -118,7 +118,6 @@ impl LlamaCpp {
         })?;
         let attention = Attention::of(load.artifact.precision);
         let settings = format!("threads {}; ubatch {MICRO_BATCH}; {attention}; mmap", load.threads);
-        let vocab = u32::try_from(model.n_vocab()).map_err(BackendError::engine)?;
         Ok(Self {
             engine,
             info: Info {
@@ -126,7 +125,7 @@ impl LlamaCpp {
                 weight_bytes: weights.decode_bytes,
                 threads: load.threads,
             },
-            limits: Limits { vocab, context: model.n_ctx_train() },
+            limits: Limits { vocab: weights.shape.vocab, context: weights.shape.context },
             model,
             attention,
             oom: if load.device.kind == DeviceKind::Cpu { FailureKind::OomHost } else { FailureKind::OomDevice },

@@ -180,7 +180,7 @@ pub enum MatrixError {
         most: usize,
     },
     /// There is no device at all.
-    #[error("there are no devices: start an agent, and see `regatta doctor` if it finds none")]
+    #[error("there are no devices: start an agent, and see `regatta devices` if it finds none")]
     NoDevices,
     /// No agent has a device that the scenario asks for.
     #[error("no device {wanted} here: available devices: {available}; {fix}")]

@@ -177,7 +177,7 @@ fn missing_devices_are_named_with_those_there_are() {
     no device cuda:0 here: available devices: cpu; use devices = ["cpu"]
     "#);
     assert_snapshot!(said(&["all"], &gpus), @"accepted");
-    assert_snapshot!(said(&["all"], &[]), @"there are no devices: start an agent, and see `regatta doctor` if it finds none");
+    assert_snapshot!(said(&["all"], &[]), @"there are no devices: start an agent, and see `regatta devices` if it finds none");
 }
 
 #[test]

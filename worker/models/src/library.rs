@@ -250,11 +250,10 @@ impl Library {
 /// The command that gets a missing artifact, or a good copy of a damaged one.
 pub fn fix_command(artifact: &ArtifactRef) -> String {
     let ArtifactRef { model, weights, format, precision } = artifact;
-    let verb = match weights {
-        Weights::Real => "pull",
-        Weights::Synthetic => "synth",
-    };
-    format!("regatta models {verb} {model} --format {format} --precision {precision}")
+    match weights {
+        Weights::Real => format!("regatta models import {model} --from PATH (weights in {format} {precision})"),
+        Weights::Synthetic => format!("regatta models synth {model} --format {format} --precision {precision}"),
+    }
 }
 
 fn parse_name(name: &str) -> Option<(Format, Precision)> {

@@ -36,6 +36,7 @@ pub(crate) fn cells(names: &[&str]) -> Vec<TrialCell> {
             prompt: Prompt::Seeded { seed: 1, tokens: 4 },
             generate: 2,
             batch: 1,
+            replicas: 1,
         }),
     };
     names.iter().enumerate().map(cell).collect()
@@ -63,7 +64,8 @@ pub(crate) fn trial(id: &str, names: &[&str], repetitions: u32) -> Trial {
             precision: Precision::F32,
         },
         cells: cells(names),
-        policy: Policy { repetitions, warmup, timeout: Duration::from_secs(30), threads: Some(1), weights_seed: 1 },
+        policy: Policy { repetitions, warmup, timeout: Duration::from_secs(30), threads: Some(1), ..Policy::default() },
+        group: None,
     }
 }
 

@@ -107,8 +107,12 @@ impl Job {
         match self {
             Self::New(bundle) => {
                 let run_id = Uuid::now_v7().to_string();
-                let request =
-                    pb::SubmitRunRequest { scenario: Some(bundle.into()), allow_large, run_id: run_id.clone() };
+                let request = pb::SubmitRunRequest {
+                    scenario: Some(bundle.into()),
+                    allow_large,
+                    run_id: run_id.clone(),
+                    priority: 0,
+                };
                 local.client.submit_run(request).await.map_err(|status| refused(&status))?;
                 Ok(run_id.parse()?)
             }

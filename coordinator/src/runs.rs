@@ -42,6 +42,10 @@ impl Runs {
     }
 }
 
+fn not_yet() -> Status {
+    Status::unimplemented("this coordinator can't do that yet")
+}
+
 fn invalid(error: &WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -49,6 +53,7 @@ fn invalid(error: &WireError) -> Status {
 #[tonic::async_trait]
 impl RunService for Runs {
     type WatchRunStream = ReceiverStream<Result<pb::WatchRunResponse, Status>>;
+    type ExportRunStream = ReceiverStream<Result<pb::ExportRunResponse, Status>>;
 
     async fn submit_run(
         &self,
@@ -112,6 +117,36 @@ impl RunService for Runs {
         let run = self.resolve(&request.into_inner().run_id).await?;
         let trials = self.actor.ask(|reply| Event::Resume { run, reply }).await?;
         Ok(Response::new(pb::ResumeRunResponse { trials }))
+    }
+
+    async fn retry_run(&self, _: Request<pb::RetryRunRequest>) -> Result<Response<pb::RetryRunResponse>, Status> {
+        Err(not_yet())
+    }
+
+    async fn list_cells(&self, _: Request<pb::ListCellsRequest>) -> Result<Response<pb::ListCellsResponse>, Status> {
+        Err(not_yet())
+    }
+
+    async fn export_run(&self, _: Request<pb::ExportRunRequest>) -> Result<Response<Self::ExportRunStream>, Status> {
+        Err(not_yet())
+    }
+
+    async fn drain_agent(&self, _: Request<pb::DrainAgentRequest>) -> Result<Response<pb::DrainAgentResponse>, Status> {
+        Err(not_yet())
+    }
+
+    async fn resume_agent(
+        &self,
+        _: Request<pb::ResumeAgentRequest>,
+    ) -> Result<Response<pb::ResumeAgentResponse>, Status> {
+        Err(not_yet())
+    }
+
+    async fn forget_agent(
+        &self,
+        _: Request<pb::ForgetAgentRequest>,
+    ) -> Result<Response<pb::ForgetAgentResponse>, Status> {
+        Err(not_yet())
     }
 
     async fn list_agents(

@@ -172,6 +172,9 @@ impl Open {
                 let reason = regatta_core::id::shown(&reject.reason);
                 actor.send(Event::Rejected { session, trial, epoch, reason }).await
             }
+            Some(FromAgent::AtBarrier(_) | FromAgent::PassedBarrier(_)) => {
+                Err(Status::unimplemented("this coordinator holds no barriers yet"))
+            }
             Some(FromAgent::Hello(_)) => Err(Status::failed_precondition("hello comes once, as the first message")),
             // A message of a newer agent of the same protocol: additions are made so that they may be ignored.
             None => Ok(()),

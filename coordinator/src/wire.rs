@@ -163,12 +163,18 @@ pub(crate) fn run(summary: &RunSummary) -> pb::Run {
         created_at_unix_ns: unix_ns(summary.created_at),
         cells: summary.cells.clone(),
         samples: summary.samples,
+        ..pb::Run::default()
     }
 }
 
 /// An agent for the wire.
 pub(crate) fn agent(agent: &AgentRecord, connected: bool) -> pb::Agent {
-    pb::Agent { id: agent.id.to_string(), connected, devices: agent.devices.iter().map(Into::into).collect() }
+    pb::Agent {
+        id: agent.id.to_string(),
+        connected,
+        devices: agent.devices.iter().map(Into::into).collect(),
+        ..pb::Agent::default()
+    }
 }
 
 /// What a caller gets to know of a failure of the database.

@@ -22,6 +22,7 @@ fn scenario(models: u32, workloads: u32) -> Scenario {
         prompt: Prompt::Seeded { seed: 1, tokens: i + 1 },
         generate: 32,
         batch: 1,
+        replicas: 1,
     };
     Scenario {
         name: "bench".to_owned(),

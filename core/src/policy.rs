@@ -1,5 +1,6 @@
 //! The measurement policy of a scenario: how often, how long, how warm.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,44 @@ impl Default for Warmup {
     }
 }
 
+/// What a trial has to itself while it is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exclusive {
+    /// The whole machine: neighbours share power, cooling, memory and processor.
+    #[default]
+    Host,
+    /// Its device only. Trials on other devices of the machine run at the same time.
+    Device,
+}
+
+impl Exclusive {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::Host, Self::Device];
+
+    /// The name in scenarios and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// A text that names no such choice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is neither host nor device")]
+pub struct InvalidExclusive(String);
+
+impl FromStr for Exclusive {
+    type Err = InvalidExclusive;
+
+    fn from_str(text: &str) -> Result<Self, InvalidExclusive> {
+        let found = Self::ALL.into_iter().find(|choice| choice.as_str() == text);
+        found.ok_or_else(|| InvalidExclusive(crate::id::shown(text)))
+    }
+}
+
 /// How cells are measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -46,6 +85,9 @@ pub struct Policy {
     pub threads: Option<u32>,
     /// Seed of synthetic weights.
     pub weights_seed: u64,
+    /// What a trial has to itself.
+    #[serde(default)]
+    pub exclusive: Exclusive,
 }
 
 impl Default for Policy {
@@ -56,6 +98,7 @@ impl Default for Policy {
             timeout: Duration::from_mins(10),
             threads: None,
             weights_seed: 1,
+            exclusive: Exclusive::Host,
         }
     }
 }

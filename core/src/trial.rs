@@ -51,6 +51,19 @@ pub struct Trial {
     pub cells: Vec<TrialCell>,
     /// How to measure.
     pub policy: Policy,
+    /// The group it is measured with; `None` for a trial that is measured alone.
+    pub group: Option<Group>,
+}
+
+/// Trials that are measured at the same time, on as many devices: each repetition begins when all are ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The id of its first trial.
+    pub id: TrialId,
+    /// This trial's position in the group, from 0.
+    pub replica: u32,
+    /// Trials in the group.
+    pub replicas: u32,
 }
 
 /// A cell as a trial carries it.

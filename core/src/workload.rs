@@ -49,6 +49,14 @@ pub struct Workload {
     pub generate: u32,
     /// Sequences processed side by side; all get the same prompt length.
     pub batch: u32,
+    /// Devices that execute it at the same time, each with its own copy of the model.
+    #[serde(default = "alone")]
+    pub replicas: u32,
+}
+
+/// The replicas of workloads stored before there were any.
+fn alone() -> u32 {
+    1
 }
 
 impl Workload {
@@ -59,6 +67,8 @@ impl Workload {
             Prompt::Text { text, tokens } => ("text", 0, *tokens, text.as_str()),
         };
         let tokens = tokens.map_or_else(|| "all".to_owned(), |n| n.to_string());
-        Digest::of(format!("{kind}|{seed}|{tokens}|{}|{}|{text}", self.generate, self.batch).as_bytes())
+        // A workload that is executed alone keeps the hash it had before there were replicas.
+        let replicas = if self.replicas == 1 { String::new() } else { format!("x{}|", self.replicas) };
+        Digest::of(format!("{replicas}{kind}|{seed}|{tokens}|{}|{}|{text}", self.generate, self.batch).as_bytes())
     }
 }

@@ -11,10 +11,10 @@ use regatta_core::artifact::ArtifactRef;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
-use regatta_core::policy::{Policy, Warmup};
+use regatta_core::policy::{Exclusive, Policy, Warmup};
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::scenario::ScenarioBundle;
-use regatta_core::trial::{Epoch, Trial, TrialCell};
+use regatta_core::trial::{Epoch, Group, Trial, TrialCell};
 use regatta_core::workload::{Prompt, Workload};
 
 use crate::pb;
@@ -101,6 +101,7 @@ impl From<&Workload> for pb::Workload {
             prompt: Some(prompt),
             generate: workload.generate,
             batch: workload.batch,
+            replicas: workload.replicas,
         }
     }
 }
@@ -113,7 +114,8 @@ impl TryFrom<pb::Workload> for Workload {
             pb::workload::Prompt::Seeded(p) => Prompt::Seeded { seed: p.seed, tokens: p.tokens },
             pb::workload::Prompt::Text(p) => Prompt::Text { text: p.text, tokens: p.tokens },
         };
-        Ok(Self { name: parse("workload.name", &wire.name)?, prompt, generate: wire.generate, batch: wire.batch })
+        let (generate, batch, replicas) = (wire.generate, wire.batch, wire.replicas.max(1));
+        Ok(Self { name: parse("workload.name", &wire.name)?, prompt, generate, batch, replicas })
     }
 }
 
@@ -132,6 +134,7 @@ impl From<&Policy> for pb::Policy {
             timeout_ns: nanoseconds(policy.timeout),
             threads: policy.threads,
             weights_seed: policy.weights_seed,
+            exclusive: policy.exclusive.as_str().to_owned(),
         }
     }
 }
@@ -156,7 +159,31 @@ impl TryFrom<pb::Policy> for Policy {
             timeout: Duration::from_nanos(wire.timeout_ns),
             threads: wire.threads,
             weights_seed: wire.weights_seed,
+            exclusive: exclusive(&wire.exclusive)?,
         })
+    }
+}
+
+/// What a trial has to itself; a message that says nothing means the host.
+fn exclusive(text: &str) -> Result<Exclusive, WireError> {
+    if text.is_empty() { Ok(Exclusive::default()) } else { parse("policy.exclusive", text) }
+}
+
+impl From<&Group> for pb::Group {
+    fn from(group: &Group) -> Self {
+        Self { id: group.id.to_string(), replica: group.replica, replicas: group.replicas }
+    }
+}
+
+impl TryFrom<pb::Group> for Group {
+    type Error = WireError;
+
+    fn try_from(wire: pb::Group) -> Result<Self, WireError> {
+        let pb::Group { id, replica, replicas } = wire;
+        if replica >= replicas {
+            return Err(invalid("group.replica", format!("{replica} of {replicas}")));
+        }
+        Ok(Self { id: parse("group.id", &id)?, replica, replicas })
     }
 }
 
@@ -175,6 +202,7 @@ impl From<&Trial> for pb::Trial {
             artifact: Some((&trial.artifact).into()),
             cells: trial.cells.iter().map(cell).collect(),
             policy: Some((&trial.policy).into()),
+            group: trial.group.as_ref().map(Into::into),
         }
     }
 }
@@ -204,6 +232,7 @@ impl TryFrom<pb::Trial> for Trial {
             artifact: wire.artifact.ok_or(WireError::Missing("trial.artifact"))?.try_into()?,
             cells: wire.cells.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             policy: wire.policy.ok_or(WireError::Missing("trial.policy"))?.try_into()?,
+            group: wire.group.map(TryInto::try_into).transpose()?,
         })
     }
 }

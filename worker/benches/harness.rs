@@ -50,6 +50,7 @@ fn repetitions(count: u64) -> Duration {
         prompt: Prompt::Seeded { seed: 1, tokens: 8 },
         generate: TOKENS,
         batch: 1,
+        replicas: 1,
     };
     let input = Input::new(&workload, fake.limits(), None).unwrap();
     let warmup = Warmup { min_repetitions: 1, max_repetitions: 1, ..Warmup::default() };

@@ -60,6 +60,7 @@ fn main() -> Result<()> {
         prompt: Prompt::Seeded { seed: 1, tokens: number(3, 64)? },
         generate: number(4, 64)?,
         batch: number(5, 1)?,
+        replicas: 1,
     };
     let input = Input::new(&workload, backend.limits(), None)?;
     let policy = Policy::default();

@@ -174,6 +174,7 @@ mod tests {
             prompt: Prompt::Seeded { seed: 1, tokens: 100 },
             generate: 29,
             batch: 1,
+            replicas: 1,
         };
         let limits = Limits { vocab: 100, context: 128 };
         let error = Input::new(&workload, limits, None).unwrap_err();
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn a_text_without_a_tokenizer_is_refused() {
         let prompt = Prompt::Text { text: "Hello".to_owned(), tokens: None };
-        let workload = Workload { name: "w".parse().unwrap(), prompt, generate: 1, batch: 1 };
+        let workload = Workload { name: "w".parse().unwrap(), prompt, generate: 1, batch: 1, replicas: 1 };
         let error = Input::new(&workload, Limits { vocab: 100, context: 128 }, None).unwrap_err();
         assert!(error.detail.contains("tokenizer"), "{error}");
     }

@@ -109,6 +109,7 @@ fn trial(backend: BackendKind, workloads: &[&str]) -> Trial {
             prompt: Prompt::Seeded { seed: 4, tokens: 8 },
             generate: 4,
             batch: 2,
+            replicas: 1,
         }),
     };
     Trial {
@@ -125,6 +126,7 @@ fn trial(backend: BackendKind, workloads: &[&str]) -> Trial {
         },
         cells: workloads.iter().map(cell).collect(),
         policy: Policy { repetitions: 3, warmup, threads: Some(2), ..Policy::default() },
+        group: None,
     }
 }
 

@@ -344,8 +344,8 @@ impl Session {
                 tracing::info!(reason = text::clean(&away.reason), "the coordinator is about to stop");
             }
             Some(M::Hello(_)) => return Err(Ended::Lost("the coordinator said hello twice".to_owned())),
-            // A kind of message that a newer coordinator knows.
-            None => {}
+            // No trial of this agent waits at a barrier; and a kind of message that a newer coordinator knows.
+            Some(M::ReleaseBarrier(_)) | None => {}
         }
         Ok(())
     }
@@ -576,6 +576,8 @@ fn hello(identity: &Identity, heads: &[Head]) -> pb::AgentHello {
         workers: identity.workers.clone(),
         spool: spool.collect(),
         host: identity.host.clone().into_iter().collect(),
+        labels: BTreeMap::new(),
+        cached: Vec::new(),
     }
 }
 

@@ -207,6 +207,8 @@ fn name(message: &from_worker::Message) -> &'static str {
         M::CellEnded(_) => "CellEnd",
         M::TrialEnded(_) => "TrialEnded",
         M::LoadFailed(_) => "LoadFailed",
+        M::AtBarrier(_) => "ReadyAtBarrier",
+        M::BarrierPassed(_) => "BarrierPassed",
     }
 }
 

@@ -267,12 +267,14 @@ async fn a_trial_that_can_not_be_measured_here_is_rejected_with_a_reason() {
         timeout_ns: 1_000_000_000,
         threads: None,
         weights_seed: 1,
+        exclusive: String::new(),
     };
     let workload = pb::Workload {
         name: "w".to_owned(),
         prompt: Some(pb::workload::Prompt::Seeded(pb::SeededPrompt { seed: 1, tokens: 1 })),
         generate: 1,
         batch: 1,
+        replicas: 1,
     };
     let trial = pb::Trial {
         id: "run.t0".to_owned(),
@@ -288,6 +290,7 @@ async fn a_trial_that_can_not_be_measured_here_is_rejected_with_a_reason() {
         }),
         cells: vec![pb::TrialCell { cell_hash: vec![1; 32], workload: Some(workload) }],
         policy: Some(policy),
+        group: None,
     };
     let other = |change: fn(&mut pb::Trial)| {
         let mut trial = trial.clone();

@@ -43,6 +43,7 @@ fn trial(names: &[&str], timeout: Duration) -> Trial {
             prompt: Prompt::Seeded { seed: 1, tokens: 8 },
             generate: 4,
             batch: 1,
+            replicas: 1,
         }),
     };
     let warmup = Warmup {
@@ -65,7 +66,8 @@ fn trial(names: &[&str], timeout: Duration) -> Trial {
             precision: Precision::F32,
         },
         cells: names.iter().map(cell).collect(),
-        policy: Policy { repetitions: REPETITIONS, warmup, timeout, threads: Some(1), weights_seed: 1 },
+        policy: Policy { repetitions: REPETITIONS, warmup, timeout, threads: Some(1), ..Policy::default() },
+        group: None,
     }
 }
 

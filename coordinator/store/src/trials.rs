@@ -165,6 +165,7 @@ async fn load(db: &mut SqliteConnection, row: &sqlx::sqlite::SqliteRow) -> Resul
         artifact: row::artifact(row)?,
         cells: rows.iter().map(cell).collect::<Result<_, _>>()?,
         policy,
+        group: None,
     })
 }
 

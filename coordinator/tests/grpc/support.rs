@@ -111,7 +111,7 @@ pub(crate) fn submission(run: &str, text: &str) -> pb::SubmitRunRequest {
         models: regatta_core::model::BUILT_IN_MODELS.to_owned(),
         ..pb::ScenarioBundle::default()
     };
-    pb::SubmitRunRequest { scenario: Some(scenario), allow_large: false, run_id: run.to_owned() }
+    pb::SubmitRunRequest { scenario: Some(scenario), allow_large: false, run_id: run.to_owned(), priority: 0 }
 }
 
 pub(crate) fn hello(agent: &str, boot: &str, spool: Vec<pb::SpoolHead>) -> pb::AgentHello {

@@ -26,6 +26,7 @@ fn workloads(count: u32) -> Vec<Arc<Workload>> {
         prompt: Prompt::Seeded { seed: 1, tokens: i + 1 },
         generate: 2,
         batch: 1,
+        replicas: 1,
     };
     (0..count).map(|i| Arc::new(workload(i))).collect()
 }

@@ -191,7 +191,7 @@ fn workloads(
         let prompt = prompts.read(entry);
         check_lengths(report, entry, models);
         let (Some(name), Some(prompt), Some(generate)) = (name, prompt, &entry.generate) else { continue };
-        let workload = Workload { name, prompt, generate: generate.value, batch: entry.batch };
+        let workload = Workload { name, prompt, generate: generate.value, batch: entry.batch, replicas: 1 };
         let place = (workload.name.clone(), entry.line);
         if let Some((first, line)) = work.insert(workload.digest(), place) {
             let rule = format!("workload '{}' does the same work as '{first}' on line {line}", workload.name);

@@ -85,6 +85,7 @@ fn policy(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Policy {
         timeout: section.duration("timeout", Duration::from_secs(1)..=DAY).map_or(default.timeout, |at| at.value),
         threads: section.int32("threads", 1..=1_024).map(|at| at.value),
         weights_seed: section.int("weights_seed", 0..=u64::MAX).map_or(default.weights_seed, |at| at.value),
+        exclusive: default.exclusive,
     }
 }
 

@@ -105,7 +105,7 @@ fn every_key_is_read() {
     assert_eq!(scenario.precisions, [Precision::Q4KM, Precision::Bf16]);
     let cuda1 = DeviceId { kind: DeviceKind::Cuda, index: 1 };
     assert_eq!(scenario.devices, [DeviceSelector::Kind(DeviceKind::Cpu), DeviceSelector::One(cuda1)]);
-    let Policy { repetitions, warmup, timeout, threads, weights_seed } = scenario.policy;
+    let Policy { repetitions, warmup, timeout, threads, weights_seed, .. } = scenario.policy;
     assert_eq!((repetitions, timeout, threads, weights_seed), (1000, Duration::from_mins(90), Some(2), 255));
     assert_eq!((warmup.min_repetitions, warmup.max_repetitions, warmup.min_time), (0, 0, Duration::ZERO));
     assert_eq!(warmup.max_time, Duration::from_millis(500));

@@ -27,6 +27,9 @@ pub struct Workload {
     /// Sequences processed side by side.
     #[prost(uint32, tag = "5")]
     pub batch: u32,
+    /// Devices that execute it at the same time, each with its own copy of the model. 0 means 1.
+    #[prost(uint32, tag = "6")]
+    pub replicas: u32,
     /// Where the prompt's token ids come from.
     #[prost(oneof = "workload::Prompt", tags = "2, 3")]
     pub prompt: ::core::option::Option<workload::Prompt>,
@@ -61,7 +64,7 @@ pub struct TextPrompt {
     pub tokens: ::core::option::Option<u32>,
 }
 /// How cells are measured.
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Policy {
     /// Timed executions per cell.
     #[prost(uint32, tag = "1")]
@@ -77,6 +80,9 @@ pub struct Policy {
     /// Seed of synthetic weights.
     #[prost(uint64, tag = "5")]
     pub weights_seed: u64,
+    /// What a trial has to itself while it is measured: "host" or "device". Empty means "host".
+    #[prost(string, tag = "6")]
+    pub exclusive: ::prost::alloc::string::String,
 }
 /// When a cell is warm enough to be measured.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -118,6 +124,22 @@ pub struct Trial {
     pub cells: ::prost::alloc::vec::Vec<TrialCell>,
     #[prost(message, optional, tag = "8")]
     pub policy: ::core::option::Option<Policy>,
+    /// The group it is measured with. Absent for a trial that is measured alone.
+    #[prost(message, optional, tag = "9")]
+    pub group: ::core::option::Option<Group>,
+}
+/// Trials that are measured at the same time, on as many devices.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Group {
+    /// The id of its first trial.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// This trial's position in the group, from 0.
+    #[prost(uint32, tag = "2")]
+    pub replica: u32,
+    /// Trials in the group.
+    #[prost(uint32, tag = "3")]
+    pub replicas: u32,
 }
 /// A cell as a trial carries it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -235,7 +257,7 @@ pub struct Device {
 /// Agent to worker.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ToWorker {
-    #[prost(oneof = "to_worker::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "to_worker::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<to_worker::Message>,
 }
 /// Nested message and enum types in `ToWorker`.
@@ -251,6 +273,9 @@ pub mod to_worker {
         /// End after the current repetition.
         #[prost(message, tag = "3")]
         Stop(super::Stop),
+        /// Answer to AtBarrier: every replica is ready, begin.
+        #[prost(message, tag = "4")]
+        OpenBarrier(super::OpenBarrier),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -268,10 +293,12 @@ pub struct StartTrial {
 pub struct Continue {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stop {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenBarrier {}
 /// Worker to agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FromWorker {
-    #[prost(oneof = "from_worker::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "from_worker::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<from_worker::Message>,
 }
 /// Nested message and enum types in `FromWorker`.
@@ -299,7 +326,31 @@ pub mod from_worker {
         /// Loading failed: no cell can be measured.
         #[prost(message, tag = "7")]
         LoadFailed(super::LoadFailed),
+        /// Everything is ready for a repetition that replicas begin together; waits for OpenBarrier.
+        #[prost(message, tag = "8")]
+        AtBarrier(super::ReadyAtBarrier),
+        /// A repetition that replicas begin together has begun.
+        #[prost(message, tag = "9")]
+        BarrierPassed(super::BarrierPassed),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadyAtBarrier {
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The repetition, from 0.
+    #[prost(uint32, tag = "2")]
+    pub repetition: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BarrierPassed {
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The repetition, from 0.
+    #[prost(uint32, tag = "2")]
+    pub repetition: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Loaded {
@@ -344,7 +395,7 @@ pub struct LoadFailed {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -363,11 +414,15 @@ pub mod agent_message {
         Progress(super::Progress),
         #[prost(message, tag = "6")]
         Reject(super::Reject),
+        #[prost(message, tag = "7")]
+        AtBarrier(super::AtBarrier),
+        #[prost(message, tag = "8")]
+        PassedBarrier(super::PassedBarrier),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoordinatorMessage {
-    #[prost(oneof = "coordinator_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "coordinator_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<coordinator_message::Message>,
 }
 /// Nested message and enum types in `CoordinatorMessage`.
@@ -388,6 +443,8 @@ pub mod coordinator_message {
         Cancel(super::CancelTrial),
         #[prost(message, tag = "7")]
         GoingAway(super::GoingAway),
+        #[prost(message, tag = "8")]
+        ReleaseBarrier(super::ReleaseBarrier),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -418,6 +475,15 @@ pub struct AgentHello {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Labels that the agent's owner gave it, for scenarios to ask for.
+    #[prost(btree_map = "string, string", tag = "9")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Artifacts whose files are on this machine.
+    #[prost(message, repeated, tag = "10")]
+    pub cached: ::prost::alloc::vec::Vec<ArtifactRef>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SpoolHead {
@@ -599,6 +665,48 @@ pub struct CancelTrial {
     pub trial_id: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub epoch: u32,
+}
+/// A replica is ready for a repetition that its group begins together.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AtBarrier {
+    #[prost(string, tag = "1")]
+    pub trial_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The repetition, from 0.
+    #[prost(uint32, tag = "4")]
+    pub repetition: u32,
+}
+/// A replica has begun the repetition.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PassedBarrier {
+    #[prost(string, tag = "1")]
+    pub trial_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The repetition, from 0.
+    #[prost(uint32, tag = "4")]
+    pub repetition: u32,
+}
+/// Every replica is ready: begin the repetition now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseBarrier {
+    #[prost(string, tag = "1")]
+    pub trial_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The repetition, from 0.
+    #[prost(uint32, tag = "4")]
+    pub repetition: u32,
 }
 /// The coordinator is about to stop; keep measuring, come back later.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -934,6 +1042,9 @@ pub struct SubmitRunRequest {
     /// Made by the caller: submitting the same id again returns the same run.
     #[prost(string, tag = "3")]
     pub run_id: ::prost::alloc::string::String,
+    /// Runs of a higher priority go first; from -100 to 100, 0 unless something else is meant.
+    #[prost(int32, tag = "4")]
+    pub priority: i32,
 }
 /// A scenario with everything it needs, no path left to resolve.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1005,6 +1116,17 @@ pub struct Run {
     /// Samples stored.
     #[prost(uint64, tag = "6")]
     pub samples: u64,
+    #[prost(int32, tag = "7")]
+    pub priority: i32,
+    /// Time that is left, from what such trials took before, in nanoseconds. Absent where there is no history.
+    #[prost(uint64, optional, tag = "8")]
+    pub remaining_ns: ::core::option::Option<u64>,
+    /// Why trials wait that no connected agent may take, each reason once.
+    #[prost(string, repeated, tag = "9")]
+    pub waits: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The run whose failed cells this one repeats. Empty for any other run.
+    #[prost(string, tag = "10")]
+    pub retry_of: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRunRequest {
@@ -1040,6 +1162,91 @@ pub struct ResumeRunResponse {
     #[prost(uint32, tag = "1")]
     pub trials: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryRunRequest {
+    /// A run id or the beginning of one. The run must have ended.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Made by the caller: asking again with the same id returns the same new run.
+    #[prost(string, tag = "2")]
+    pub new_run_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryRunResponse {
+    /// The new run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Cells that it repeats.
+    #[prost(uint32, tag = "2")]
+    pub cells: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCellsRequest {
+    /// A run id or the beginning of one.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCellsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub cells: ::prost::alloc::vec::Vec<Cell>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cell {
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// Position in the matrix.
+    #[prost(uint32, tag = "2")]
+    pub ordinal: u32,
+    /// Where it is or was measured; until then, where it may be.
+    #[prost(string, tag = "3")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub backend: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "6")]
+    pub artifact: ::core::option::Option<ArtifactRef>,
+    /// The workload's name.
+    #[prost(string, tag = "7")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub replicas: u32,
+    /// Its position among the replicas, from 0.
+    #[prost(uint32, tag = "9")]
+    pub replica: u32,
+    /// "waiting", "running", "ok", "oom", "skipped", "failed", "timeout", "crashed" or "cancelled".
+    #[prost(string, tag = "10")]
+    pub state: ::prost::alloc::string::String,
+    /// The reason, where there is one.
+    #[prost(string, tag = "11")]
+    pub detail: ::prost::alloc::string::String,
+    /// Samples that count.
+    #[prost(uint32, tag = "12")]
+    pub samples: u32,
+    /// Samples of earlier leases.
+    #[prost(uint32, tag = "13")]
+    pub superseded: u32,
+    /// Samples that break a rule.
+    #[prost(uint32, tag = "14")]
+    pub rejected: u32,
+    /// Empty for a cell that is not tried.
+    #[prost(string, tag = "15")]
+    pub trial_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportRunRequest {
+    /// A run id or the beginning of one.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportRunResponse {
+    /// The next bytes of the file.
+    #[prost(bytes = "vec", tag = "1")]
+    pub chunk: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1056,7 +1263,55 @@ pub struct Agent {
     pub connected: bool,
     #[prost(message, repeated, tag = "3")]
     pub devices: ::prost::alloc::vec::Vec<Device>,
+    /// "ready", "busy", "draining", "quarantined" or "away".
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// Why it is quarantined, or what it waits for.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// Labels that its owner gave it.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Version of its program.
+    #[prost(string, tag = "7")]
+    pub version: ::prost::alloc::string::String,
+    /// Wall-clock time it was last heard of, in nanoseconds since 1970.
+    #[prost(int64, tag = "8")]
+    pub last_seen_at_unix_ns: i64,
+    /// Trials that it holds.
+    #[prost(string, repeated, tag = "9")]
+    pub trials: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Records in its spool that are not acknowledged.
+    #[prost(uint64, tag = "10")]
+    pub spool_records: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainAgentRequest {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// Shown to others.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainAgentResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeAgentRequest {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeAgentResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetAgentRequest {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetAgentResponse {}
 /// Generated client implementations.
 pub mod run_service_client {
     #![allow(
@@ -1282,6 +1537,81 @@ pub mod run_service_client {
                 .insert(GrpcMethod::new("regatta.v1.RunService", "ResumeRun"));
             self.inner.unary(req, path, codec).await
         }
+        /// Submits a new run of the cells that did not end ok. What has ended stays as it is.
+        pub async fn retry_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetryRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetryRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/RetryRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "RetryRun"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Every cell of a run, with its state.
+        pub async fn list_cells(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCellsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCellsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/ListCells",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "ListCells"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The run as a database file of its own, in pieces, for reports made elsewhere.
+        pub async fn export_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExportRunResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/ExportRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "ExportRun"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn list_agents(
             &mut self,
             request: impl tonic::IntoRequest<super::ListAgentsRequest>,
@@ -1304,6 +1634,81 @@ pub mod run_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("regatta.v1.RunService", "ListAgents"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives an agent no more trials; those that it has, it finishes.
+        pub async fn drain_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DrainAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/DrainAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "DrainAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes an agent back into service, from draining or from quarantine.
+        pub async fn resume_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResumeAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/ResumeAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "ResumeAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes an agent that is not connected and holds nothing.
+        pub async fn forget_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ForgetAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ForgetAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/ForgetAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "ForgetAgent"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -1367,11 +1772,62 @@ pub mod run_service_server {
             tonic::Response<super::ResumeRunResponse>,
             tonic::Status,
         >;
+        /// Submits a new run of the cells that did not end ok. What has ended stays as it is.
+        async fn retry_run(
+            &self,
+            request: tonic::Request<super::RetryRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetryRunResponse>,
+            tonic::Status,
+        >;
+        /// Every cell of a run, with its state.
+        async fn list_cells(
+            &self,
+            request: tonic::Request<super::ListCellsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCellsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ExportRun method.
+        type ExportRunStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportRunResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The run as a database file of its own, in pieces, for reports made elsewhere.
+        async fn export_run(
+            &self,
+            request: tonic::Request<super::ExportRunRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExportRunStream>, tonic::Status>;
         async fn list_agents(
             &self,
             request: tonic::Request<super::ListAgentsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListAgentsResponse>,
+            tonic::Status,
+        >;
+        /// Gives an agent no more trials; those that it has, it finishes.
+        async fn drain_agent(
+            &self,
+            request: tonic::Request<super::DrainAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DrainAgentResponse>,
+            tonic::Status,
+        >;
+        /// Takes an agent back into service, from draining or from quarantine.
+        async fn resume_agent(
+            &self,
+            request: tonic::Request<super::ResumeAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResumeAgentResponse>,
+            tonic::Status,
+        >;
+        /// Removes an agent that is not connected and holds nothing.
+        async fn forget_agent(
+            &self,
+            request: tonic::Request<super::ForgetAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ForgetAgentResponse>,
             tonic::Status,
         >;
     }
@@ -1720,6 +2176,142 @@ pub mod run_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/regatta.v1.RunService/RetryRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetryRunSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::RetryRunRequest>
+                    for RetryRunSvc<T> {
+                        type Response = super::RetryRunResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetryRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::retry_run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetryRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/ListCells" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCellsSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::ListCellsRequest>
+                    for ListCellsSvc<T> {
+                        type Response = super::ListCellsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCellsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::list_cells(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCellsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/ExportRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportRunSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::ServerStreamingService<super::ExportRunRequest>
+                    for ExportRunSvc<T> {
+                        type Response = super::ExportRunResponse;
+                        type ResponseStream = T::ExportRunStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::export_run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/regatta.v1.RunService/ListAgents" => {
                     #[allow(non_camel_case_types)]
                     struct ListAgentsSvc<T: RunService>(pub Arc<T>);
@@ -1750,6 +2342,141 @@ pub mod run_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAgentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/DrainAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainAgentSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::DrainAgentRequest>
+                    for DrainAgentSvc<T> {
+                        type Response = super::DrainAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DrainAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::drain_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/ResumeAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeAgentSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::ResumeAgentRequest>
+                    for ResumeAgentSvc<T> {
+                        type Response = super::ResumeAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::resume_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/ForgetAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct ForgetAgentSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::ForgetAgentRequest>
+                    for ForgetAgentSvc<T> {
+                        type Response = super::ForgetAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ForgetAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::forget_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ForgetAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -118,6 +118,7 @@ pub(crate) fn cells(plan: &Plan, agent: &str, weights: Weights) -> Vec<CellResul
                         prompt: Prompt::Seeded { seed: 1, tokens: *prompt },
                         generate: *generate,
                         batch: *batch,
+                        replicas: 1,
                     }),
                 };
                 cells.push(measured(cell, plan.repetitions));

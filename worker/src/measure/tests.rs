@@ -75,7 +75,7 @@ impl Observer for Seen {
 
 fn workload(name: &str, generate: u32, batch: u32) -> Workload {
     let prompt = Prompt::Seeded { seed: 5, tokens: 4 };
-    Workload { name: name.parse().unwrap(), prompt, generate, batch }
+    Workload { name: name.parse().unwrap(), prompt, generate, batch, replicas: 1 }
 }
 
 fn policy(min: u32, max: u32) -> Policy {

@@ -67,6 +67,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
             prompt: Prompt::Seeded { seed: 1, tokens: prompt_tokens },
             generate: GENERATE,
             batch: 1,
+            replicas: 1,
         };
         let cell = Cell {
             agent: "host-a".parse().unwrap(),

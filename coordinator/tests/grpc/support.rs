@@ -131,6 +131,7 @@ pub(crate) fn hello(agent: &str, boot: &str, spool: Vec<pb::SpoolHead>) -> pb::A
         workers: vec!["{}".to_owned()],
         spool,
         host: [("os".to_owned(), "linux".to_owned())].into(),
+        ..pb::AgentHello::default()
     }
 }
 

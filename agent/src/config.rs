@@ -1,5 +1,6 @@
 //! What an agent has to be told.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use tonic::transport::Uri;
 pub struct AgentConfig {
     /// The agent's name; unique among the coordinator's agents.
     pub id: AgentId,
+    /// Labels that scenarios may ask for.
+    pub labels: BTreeMap<String, String>,
     /// Where the coordinator listens, such as `http://127.0.0.1:7600`.
     pub coordinator: Uri,
     /// The folder of artifacts.
@@ -42,6 +45,7 @@ impl AgentConfig {
     pub fn new(id: AgentId, coordinator: Uri, model_root: PathBuf, spool_dir: PathBuf) -> Self {
         Self {
             id,
+            labels: BTreeMap::new(),
             coordinator,
             model_root,
             models_manifest: regatta_core::model::BUILT_IN_MODELS.to_owned(),

@@ -8,14 +8,14 @@ use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
 use regatta_coordinator::{Config, Coordinator, CoordinatorError};
 use regatta_core::device::Device;
 use regatta_core::id::AgentId;
-use regatta_proto::pb::run_service_client::RunServiceClient;
-use regatta_proto::{MAX_MESSAGE, pb};
+use regatta_proto::pb;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Uri;
 
+use crate::connect::{self, RunClient};
 use crate::exit::BadInput;
-use crate::paths::{Folders, local_spool};
+use crate::paths::{self, Folders, local_spool};
 
 /// How long the agent may take to find its workers and connect.
 const CONNECT: Duration = Duration::from_mins(1);
@@ -23,7 +23,7 @@ const CONNECT: Duration = Duration::from_mins(1);
 /// A coordinator and an agent in this process.
 pub(crate) struct Local {
     /// For submitting and watching.
-    pub client: RunServiceClient<Channel>,
+    pub client: RunClient,
     coordinator: JoinHandle<Result<(), CoordinatorError>>,
     agent: JoinHandle<Result<(), AgentError>>,
     stop_coordinator: CancellationToken,
@@ -34,9 +34,7 @@ pub(crate) struct Local {
 impl Local {
     /// Starts both, and waits until the agent is connected.
     pub(crate) async fn start(database: &Path, folders: &Folders, models: &str) -> anyhow::Result<Self> {
-        if let Some(parent) = database.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
-        }
+        paths::make_parent(database)?;
         let bound = Coordinator::bind(Config::new(database)).await.map_err(|error| BadInput(error.to_string()))?;
         let uri: Uri = format!("http://{}", bound.addr()).parse()?;
         let stop_coordinator = CancellationToken::new();
@@ -45,7 +43,7 @@ impl Local {
         let agent = agent(uri.clone(), &local_spool(database), folders, models).await?;
         let stop_agent = Shutdown::default();
         let agent = tokio::spawn(agent.run(stop_agent.clone()));
-        let client = client(uri);
+        let client = connect::client(uri);
         let local = Self { client, coordinator, agent, stop_coordinator, stop_agent };
         match tokio::time::timeout(CONNECT, local.connected()).await {
             Ok(Ok(true)) => Ok(local),
@@ -89,11 +87,6 @@ impl Local {
     }
 }
 
-fn client(uri: Uri) -> RunServiceClient<Channel> {
-    let channel = Endpoint::from(uri).connect_timeout(Duration::from_secs(5)).connect_lazy();
-    RunServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
-}
-
 /// The agent of this machine.
 async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) -> anyhow::Result<Agent> {
     let mut config = AgentConfig::new(agent_id(), coordinator, folders.model_root()?, spool.to_owned());
@@ -118,7 +111,7 @@ pub(crate) async fn devices(folders: &Folders) -> anyhow::Result<Vec<Device>> {
 }
 
 /// The host's name made into an agent's name.
-fn agent_id() -> AgentId {
+pub(crate) fn agent_id() -> AgentId {
     let host = regatta_agent::devices::host().remove("hostname").unwrap_or_default();
     let plain: String = host
         .to_ascii_lowercase()

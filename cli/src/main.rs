@@ -1,6 +1,9 @@
 //! `regatta`: the one program people type.
 
+mod agent;
 mod bundle;
+mod connect;
+mod coordinator;
 mod devices;
 mod exit;
 mod local;
@@ -12,6 +15,7 @@ mod progress;
 mod report;
 mod run;
 mod runs;
+mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -60,6 +64,10 @@ enum Command {
     Models(models::ModelsCommand),
     /// List devices and the workers that can drive them
     Devices(devices::DevicesArgs),
+    /// Lease trials to agents, store what they measure, and answer people: a service
+    Coordinator(coordinator::CoordinatorArgs),
+    /// Measure on this machine what a coordinator asks for: a service
+    Agent(agent::AgentArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -67,9 +75,16 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether it runs until it is stopped, and tells by its log what goes on.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Coordinator(_) | Self::Agent(_))
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
+    log_to_stderr(cli.verbose + u8::from(cli.command.is_service()));
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -94,6 +109,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(args) => runs::show(args, folders).await,
         Command::Models(command) => models::run(command, folders).await,
         Command::Devices(args) => devices::run(args, folders).await,
+        Command::Coordinator(args) => coordinator::run(args, folders).await,
+        Command::Agent(args) => agent::run(args, folders).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "regatta", &mut std::io::stdout());
             Ok(Exit::Done)

@@ -48,6 +48,12 @@ impl Folders {
     }
 }
 
+/// Makes the folder that a file is to be in.
+pub(crate) fn make_parent(file: &Path) -> anyhow::Result<()> {
+    let Some(parent) = file.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))
+}
+
 /// The spool of the agent inside `regatta run`: beside its database, because what is unacknowledged there belongs to
 /// that database and no other.
 pub(crate) fn local_spool(database: &Path) -> PathBuf {

@@ -81,6 +81,7 @@ pub(crate) struct Identity {
     /// Answers to `probe`, as JSON.
     pub(crate) workers: Vec<String>,
     pub(crate) host: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// What a session is made of.
@@ -576,7 +577,7 @@ fn hello(identity: &Identity, heads: &[Head]) -> pb::AgentHello {
         workers: identity.workers.clone(),
         spool: spool.collect(),
         host: identity.host.clone().into_iter().collect(),
-        labels: BTreeMap::new(),
+        labels: identity.labels.clone(),
         cached: Vec::new(),
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::config::AgentConfig;
 use crate::devices;
 use crate::process::Surroundings;
-use crate::session::{Identity, Session, SessionError, Setup, Shutdown, endpoint};
+use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{Damage, Spool, SpoolError};
 use crate::trial::Context;
@@ -125,7 +125,7 @@ impl Agent {
         let trials = Trials::new(context, self.devices);
         let setup = Setup {
             identity,
-            endpoint: endpoint(&self.config.coordinator),
+            connection: self.config.coordinator,
             timing,
             spool: self.spool,
             lease,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regatta_core::id::AgentId;
-use tonic::transport::Uri;
+use regatta_net::Connection;
 
 /// Everything an agent has to be told. [`AgentConfig::new`] fills in what rarely changes.
 #[derive(Debug, Clone)]
@@ -15,8 +15,8 @@ pub struct AgentConfig {
     pub id: AgentId,
     /// Labels that scenarios may ask for.
     pub labels: BTreeMap<String, String>,
-    /// Where the coordinator listens, such as `http://127.0.0.1:7600`.
-    pub coordinator: Uri,
+    /// The way to the coordinator.
+    pub coordinator: Connection,
     /// The folder of artifacts.
     pub model_root: PathBuf,
     /// Text of the model manifest, for making synthetic weights.
@@ -42,11 +42,11 @@ impl AgentConfig {
     pub const SPOOL_QUOTA: u64 = 2 * 1024 * 1024 * 1024;
 
     /// A configuration with the usual limits, workers from beside the running program, and the built-in models.
-    pub fn new(id: AgentId, coordinator: Uri, model_root: PathBuf, spool_dir: PathBuf) -> Self {
+    pub fn new(id: AgentId, coordinator: impl Into<Connection>, model_root: PathBuf, spool_dir: PathBuf) -> Self {
         Self {
             id,
             labels: BTreeMap::new(),
-            coordinator,
+            coordinator: coordinator.into(),
             model_root,
             models_manifest: regatta_core::model::BUILT_IN_MODELS.to_owned(),
             spool_dir,

@@ -4,54 +4,115 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgMatches, Args};
 use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
 use regatta_core::id::AgentId;
+use serde::{Deserialize, Serialize};
 
-use crate::connect::ConnectArgs;
+use crate::connect::{self, ConnectArgs};
 use crate::exit::{BadInput, Exit};
 use crate::local;
+use crate::logs::{self, LogArgs};
+use crate::output;
 use crate::paths::Folders;
+use crate::settings::{self, FileArgs};
 use crate::signals;
+
+/// The file of settings in the home folder.
+const FILE: &str = "agent.toml";
 
 /// Arguments of `regatta agent`.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     #[command(flatten)]
+    settings: AgentSettings,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+/// What can be set by flags, by the environment and in the file.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct AgentSettings {
+    #[command(flatten)]
+    #[serde(flatten)]
     connect: ConnectArgs,
     /// The agent's name among the coordinator's agents [default: the host's name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "REGATTA_AGENT_NAME")]
     name: Option<AgentId>,
     /// A label for scenarios to ask for; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
-    labels: Vec<(String, String)>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = checked_label, env = "REGATTA_AGENT_LABEL", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    label: Vec<String>,
     /// Folder that keeps samples until the coordinator has them [default: spool/NAME in the home folder]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "REGATTA_AGENT_SPOOL")]
     spool: Option<PathBuf>,
+    /// The most that it may hold, in bytes [default: 2 GiB]
+    #[arg(long, value_name = "BYTES", env = "REGATTA_AGENT_SPOOL_QUOTA")]
+    spool_quota: Option<u64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    log: LogArgs,
 }
 
 /// A label as it is typed.
-fn label(text: &str) -> Result<(String, String), String> {
+fn label(text: &str) -> Result<(String, String), BadInput> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label is KEY=VALUE, such as gpu=h100".to_owned()),
+        _ => {
+            let shown = regatta_core::id::shown(text);
+            Err(BadInput(format!("label '{shown}' is not KEY=VALUE, such as gpu=h100")))
+        }
+    }
+}
+
+fn checked_label(text: &str) -> Result<String, BadInput> {
+    label(text).map(|_| text.to_owned())
+}
+
+fn defaults() -> AgentSettings {
+    AgentSettings {
+        connect: ConnectArgs { coordinator: Some(connect::DEFAULT.to_owned()), ..ConnectArgs::default() },
+        name: Some(local::agent_id()),
+        spool_quota: Some(AgentConfig::SPOOL_QUOTA),
+        log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
+        ..AgentSettings::default()
+    }
+}
+
+impl AgentSettings {
+    fn config(&self, folders: &Folders) -> anyhow::Result<AgentConfig> {
+        let name = self.name.clone().unwrap_or_else(local::agent_id);
+        let spool = match &self.spool {
+            Some(spool) => spool.clone(),
+            None => folders.home()?.join("spool").join(name.as_str()),
+        };
+        let mut config = AgentConfig::new(name, self.connect.connection()?, folders.model_root()?, spool);
+        config.spool_quota = self.spool_quota.unwrap_or(config.spool_quota);
+        config.worker_dirs = folders.worker_dirs();
+        config.search_beside_program = false;
+        config.labels = self.label.iter().map(|text| label(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
+        Ok(config)
     }
 }
 
 /// Serves the coordinator until it is told to stop: 0 after leaving in good order, 1 when it was stopped at once.
-pub(crate) async fn run(args: AgentArgs, folders: &Folders) -> anyhow::Result<Exit> {
+pub(crate) async fn run(args: AgentArgs, matches: &ArgMatches, folders: &Folders, verbose: u8) -> anyhow::Result<Exit> {
+    let file = folders.home()?.join(FILE);
+    let settings = settings::resolve(&args.settings, matches, &args.file, &file, &defaults())?;
+    if args.file.print_config {
+        output::text(&settings.shown());
+        if settings.value.connect.token_file.is_none() && std::env::var_os(connect::TOKEN).is_some() {
+            output::line(&format!("# token: set, from environment {}", connect::TOKEN));
+        }
+        return Ok(Exit::Done);
+    }
+    let config = settings.value.config(folders)?;
+    logs::start_service(&settings.value.log, verbose)?;
     let shutdown = Shutdown::default();
     signals::watch("the agent", shutdown.soft.clone(), shutdown.hard.clone())?;
-    let name = args.name.clone().unwrap_or_else(local::agent_id);
-    let spool = args
-        .spool
-        .clone()
-        .map_or_else(|| Ok(folders.home()?.join("spool").join(name.as_str())), Ok::<_, anyhow::Error>)?;
-    std::fs::create_dir_all(&spool).with_context(|| format!("failed to make {}", spool.display()))?;
-    let mut config = AgentConfig::new(name, args.connect.uri()?, folders.model_root()?, spool);
-    config.worker_dirs = folders.worker_dirs();
-    config.search_beside_program = false;
-    config.labels = args.labels.into_iter().collect::<BTreeMap<_, _>>();
+    let spool = &config.spool_dir;
+    std::fs::create_dir_all(spool).with_context(|| format!("failed to make {}", spool.display()))?;
     let agent = Agent::start(config).await.map_err(bad_input)?;
     for disabled in agent.disabled_workers() {
         tracing::warn!("{disabled}");

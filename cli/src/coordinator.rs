@@ -1,38 +1,142 @@
 //! `regatta coordinator`: the service that leases trials to agents and stores what they measure.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
-use regatta_coordinator::{Config, Coordinator};
+use clap::{ArgMatches, Args};
+use regatta_coordinator::{Config, Coordinator, Limits, Tls};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{BadInput, Exit};
+use crate::logs::{self, LogArgs};
 use crate::output;
-use crate::paths::Folders;
-use crate::runs::DatabaseArgs;
+use crate::paths::{self, Folders};
+use crate::settings::{self, FileArgs};
 use crate::signals;
+
+/// The file of settings in the home folder.
+const FILE: &str = "coordinator.toml";
 
 /// Arguments of `regatta coordinator`.
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArgs {
-    /// Address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7600")]
-    listen: SocketAddr,
     #[command(flatten)]
-    database: DatabaseArgs,
+    settings: CoordinatorSettings,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+/// What can be set by flags, by the environment and in the file.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CoordinatorSettings {
+    /// Address and port to listen on [default: 127.0.0.1:7600]; port 0 takes a free one
+    ///
+    /// Anything but a loopback address needs --tls-cert and --tls-key, and tokens or --client-ca.
+    #[arg(long, value_name = "ADDR", env = "REGATTA_COORDINATOR_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// The database file [default: regatta.sqlite in the home folder]
+    #[arg(long, value_name = "FILE", env = "REGATTA_DB")]
+    db: Option<PathBuf>,
+    /// File with the coordinator's certificate, and those that lead to its authority (PEM)
+    #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// File with the certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// Ask everyone for a certificate of this authority (PEM); an agent's has the agent's name as DNS name
+    #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_CLIENT_CA")]
+    client_ca: Option<PathBuf>,
+    /// File with that authority's revocation lists (PEM)
+    #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_CLIENT_CRL")]
+    client_crl: Option<PathBuf>,
+    /// Ask for a token on loopback too [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+        env = "REGATTA_COORDINATOR_REQUIRE_TOKEN")]
+    require_token: Option<bool>,
+    /// Address and port for /metrics, /healthz and /readyz [default: none]
+    #[arg(long, value_name = "ADDR", env = "REGATTA_COORDINATOR_METRICS")]
+    metrics: Option<SocketAddr>,
+    /// Let other machines see them: they ask for no credentials [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+        env = "REGATTA_COORDINATOR_METRICS_PUBLIC")]
+    metrics_public: Option<bool>,
+    /// Connections at the same time [default: 4096]
+    #[arg(long, value_name = "N", env = "REGATTA_COORDINATOR_MAX_CONNECTIONS")]
+    max_connections: Option<usize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    log: LogArgs,
+}
+
+fn defaults(folders: &Folders) -> anyhow::Result<CoordinatorSettings> {
+    Ok(CoordinatorSettings {
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 7600))),
+        db: Some(folders.database(None)?),
+        require_token: Some(false),
+        metrics_public: Some(false),
+        max_connections: Some(Limits::default().connections),
+        log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
+        ..CoordinatorSettings::default()
+    })
+}
+
+impl CoordinatorSettings {
+    fn config(&self, folders: &Folders) -> anyhow::Result<Config> {
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some(Tls {
+                cert: cert.clone(),
+                key: key.clone(),
+                client_ca: self.client_ca.clone(),
+                client_crl: self.client_crl.clone(),
+            }),
+            (None, None) if self.client_ca.is_none() => None,
+            _ => {
+                return Err(
+                    BadInput("tls_cert and tls_key belong together, and client_ca needs both".to_owned()).into()
+                );
+            }
+        };
+        if self.client_crl.is_some() && self.client_ca.is_none() {
+            return Err(BadInput("client_crl needs client_ca, whose revocations it lists".to_owned()).into());
+        }
+        let mut config = Config::new(folders.database(self.db.as_deref())?);
+        config.listen = self.listen.unwrap_or(config.listen);
+        config.tls = tls;
+        config.require_token = self.require_token.unwrap_or(false);
+        config.metrics = self.metrics;
+        config.metrics_public = self.metrics_public.unwrap_or(false);
+        config.limits.connections = self.max_connections.unwrap_or(config.limits.connections).max(1);
+        Ok(config)
+    }
 }
 
 /// Serves until it is told to stop: 0 after stopping in good order, 1 when it was stopped at once.
-pub(crate) async fn run(args: CoordinatorArgs, folders: &Folders) -> anyhow::Result<Exit> {
+pub(crate) async fn run(
+    args: CoordinatorArgs,
+    matches: &ArgMatches,
+    folders: &Folders,
+    verbose: u8,
+) -> anyhow::Result<Exit> {
+    let file = folders.home()?.join(FILE);
+    let settings = settings::resolve(&args.settings, matches, &args.file, &file, &defaults(folders)?)?;
+    let config = settings.value.config(folders)?;
+    if args.file.print_config {
+        output::text(&settings.shown());
+        return Ok(Exit::Done);
+    }
+    logs::start_service(&settings.value.log, verbose)?;
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     signals::watch("the coordinator", soft.clone(), hard.clone())?;
-    let database = folders.database(args.database.db.as_deref())?;
-    crate::paths::make_parent(&database)?;
-    let config = Config { listen: args.listen, ..Config::new(&database) };
+    paths::make_parent(&config.db)?;
     let bound = Coordinator::bind(config).await.map_err(|error| BadInput(error.to_string()))?;
     // On standard output, so that whoever starts it on port 0 learns which one it is.
     output::line(&format!("listening on {}", bound.addr()));
+    if let Some(address) = bound.metrics_addr() {
+        output::line(&format!("metrics on http://{address}/metrics"));
+    }
     tokio::select! {
         served = bound.serve(soft) => {
             served.context("the coordinator stopped with an error")?;

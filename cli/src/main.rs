@@ -7,6 +7,7 @@ mod coordinator;
 mod devices;
 mod exit;
 mod local;
+mod logs;
 mod models;
 mod output;
 mod paths;
@@ -15,15 +16,15 @@ mod progress;
 mod report;
 mod run;
 mod runs;
+mod settings;
 mod signals;
+mod token;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use exit::Exit;
 use paths::Folders;
-use tracing_subscriber::filter::LevelFilter;
 
 /// Benchmarks of language-model inference: the same work on candle and llama.cpp, measured side by side
 #[derive(Debug, Parser)]
@@ -68,6 +69,9 @@ enum Command {
     Coordinator(coordinator::CoordinatorArgs),
     /// Measure on this machine what a coordinator asks for: a service
     Agent(agent::AgentArgs),
+    /// Make, list and revoke the tokens that let agents and people speak to a coordinator
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -76,20 +80,26 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it runs until it is stopped, and tells by its log what goes on.
+    /// Whether it runs until it is stopped, and sets up a log of its own.
     fn is_service(&self) -> bool {
         matches!(self, Self::Coordinator(_) | Self::Agent(_))
     }
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log_to_stderr(cli.verbose + u8::from(cli.command.is_service()));
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if !cli.command.is_service() {
+        logs::start(cli.verbose);
+    }
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+        .and_then(|runtime| runtime.block_on(dispatch(cli, &matches)));
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -99,8 +109,9 @@ fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
-    let folders = &cli.folders;
+async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
+    let (folders, verbose) = (&cli.folders, cli.verbose);
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match cli.command {
         Command::Run(args) => run::run(args, folders).await,
         Command::Plan(args) => plan::run(args, folders).await,
@@ -109,23 +120,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(args) => runs::show(args, folders).await,
         Command::Models(command) => models::run(command, folders).await,
         Command::Devices(args) => devices::run(args, folders).await,
-        Command::Coordinator(args) => coordinator::run(args, folders).await,
-        Command::Agent(args) => agent::run(args, folders).await,
+        Command::Coordinator(args) => coordinator::run(args, matches, folders, verbose).await,
+        Command::Agent(args) => agent::run(args, matches, folders, verbose).await,
+        Command::Token(command) => token::run(command, folders).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "regatta", &mut std::io::stdout());
             Ok(Exit::Done)
         }
     }
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => LevelFilter::ERROR,
-        1 => LevelFilter::INFO,
-        _ => LevelFilter::DEBUG,
-    };
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_max_level(level).with_ansi(colour).with_writer(std::io::stderr).init();
 }
 
 #[cfg(test)]
@@ -135,5 +137,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_variable_is_listed_in_one_place() {
+        fn variables(command: &clap::Command, found: &mut std::collections::BTreeSet<String>) {
+            found.extend(command.get_arguments().filter_map(|a| a.get_env()).map(|v| v.to_string_lossy().into_owned()));
+            command.get_subcommands().for_each(|command| variables(command, found));
+        }
+        let text = include_str!("../../docs/configuration.md");
+        let mut found = std::collections::BTreeSet::from([connect::TOKEN.to_owned(), "NO_COLOR".to_owned()]);
+        variables(&Cli::command(), &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        let listed = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+        let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
+        assert_eq!(listed, found, "docs/configuration.md lists other variables than there are");
     }
 }

@@ -9,11 +9,18 @@
 //! One actor owns what changes in memory; the database is the truth, and every change of it is guarded by state and
 //! epoch, so a restart loses nothing but open connections. Handlers only parse, call and answer.
 
+mod accept;
 mod actor;
+mod auth;
+mod http;
+mod limit;
+mod metrics;
 mod runs;
 pub mod scheduler;
 mod server;
 mod session;
 mod wire;
 
-pub use crate::server::{Bound, Config, Coordinator, CoordinatorError};
+pub use crate::accept::{Tls, TlsError};
+pub use crate::limit::Rate;
+pub use crate::server::{Bound, Config, Coordinator, CoordinatorError, Limits};

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::actor::{Event, Handle, Notice, Submission};
+use crate::auth::Caller;
 use crate::wire;
 
 /// Runs listed when the caller names no limit, and at most.
@@ -86,15 +87,17 @@ impl RunService for Runs {
     }
 
     async fn watch_run(&self, request: Request<pb::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let caller = Caller::of(&request);
         let run = self.resolve(&request.into_inner().run_id).await?;
         let (outbound, messages) = mpsc::channel(WATCH_QUEUE);
         // From before the first look at the database, so that no change falls between the two.
         let notices = self.actor.notices.subscribe();
         let watch = Watch { reader: self.reader.clone(), run, outbound, seen: 0 };
-        let stop = self.stop.clone();
+        let (stop, ended) = (self.stop.clone(), watch.outbound.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
+                status = caller.gone() => drop(ended.try_send(Err(status))),
                 () = watch.run(notices) => {}
             }
         });

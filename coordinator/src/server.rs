@@ -2,23 +2,33 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use regatta_proto::MAX_MESSAGE;
 use regatta_proto::pb::agent_service_server::{self, AgentServiceServer};
-use regatta_proto::pb::run_service_server::RunServiceServer;
-use regatta_store::{Reader, Store, StoreError};
+use regatta_proto::pb::run_service_server::{self, RunServiceServer};
+use regatta_store::{Reader, Standing, Store, StoreError};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 use tracing::{info, warn};
 
+use crate::accept::{self, Tls, TlsError};
 use crate::actor::{self, Actor, Handle};
+use crate::auth::Gate;
+use crate::http as pages;
+use crate::limit::Rate;
+use crate::metrics::Metrics;
 use crate::runs::Runs;
 use crate::session::Agents;
 
@@ -35,6 +45,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls at the same time on one connection.
 const MAX_STREAMS: u32 = 256;
 
+/// Calls at the same time on one connection that have not been answered at all yet.
+const MAX_CALLS: usize = 64;
+
+/// Streams that a peer may open and reset at once.
+const MAX_RESETS: usize = 20;
+
+/// The largest message of a service that only answers questions about the coordinator, in bytes.
+const SMALL_MESSAGE: usize = 16 * 1024;
+
 /// The largest headers of a call, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
@@ -44,8 +63,19 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How a coordinator runs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen; port 0 takes a free one. Loopback only: there is no authentication yet.
+    /// Where to listen; port 0 takes a free one. Anything but loopback needs TLS, and everyone who calls needs
+    /// credentials.
     pub listen: SocketAddr,
+    /// Certificates; without them nothing is encrypted.
+    pub tls: Option<Tls>,
+    /// Whether callers need credentials on loopback too.
+    pub require_token: bool,
+    /// Where to serve `/metrics`, `/healthz` and `/readyz`, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Whether those may be seen from other machines: they need no credentials.
+    pub metrics_public: bool,
+    /// How much callers may ask for.
+    pub limits: Limits,
     /// The database file.
     pub db: PathBuf,
     /// How long an agent may be silent before its trial goes to the queue again.
@@ -56,11 +86,37 @@ pub struct Config {
     pub clock: fn() -> Timestamp,
 }
 
+/// How much callers may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: usize,
+    /// Calls of one address. A session is one call.
+    pub calls: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 4096, calls: Rate { per_second: 200.0, burst: 2000.0 } }
+    }
+}
+
 impl Config {
+    /// Whether everyone who calls needs credentials.
+    fn requires_credentials(&self) -> bool {
+        let certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        self.require_token || certificates || !self.listen.ip().is_loopback()
+    }
+
     /// A free port on loopback, leases of 40 s, heartbeats every 10 s.
     pub fn new(db: impl Into<PathBuf>) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            require_token: false,
+            metrics: None,
+            metrics_public: false,
+            limits: Limits::default(),
             db: db.into(),
             lease: Duration::from_secs(40),
             heartbeat: Duration::from_secs(10),
@@ -72,12 +128,27 @@ impl Config {
 /// Why a coordinator can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
-    /// Anyone in the network could submit runs.
+    /// Everything would travel in the clear.
     #[error(
-        "can't listen on {0}: there is no authentication yet, so only loopback addresses are allowed; \
-         use 127.0.0.1 or [::1], and an SSH tunnel from other machines"
+        "listening on {0} needs TLS: give --tls-cert FILE and --tls-key FILE; without them only loopback addresses \
+         (127.0.0.1, [::1]) are allowed"
     )]
-    NotLoopback(SocketAddr),
+    NoTls(SocketAddr),
+    /// Nobody could call.
+    #[error(
+        "listening on {0} needs a token or --client-ca: nobody could connect; make one with \
+         'regatta token create --role submitter --name NAME', and one with '--role agent' for each agent"
+    )]
+    NoCredentials(SocketAddr),
+    /// Anyone in the network could look.
+    #[error("metrics on {0} could be seen by anyone in the network: use a loopback address, or say --metrics-public")]
+    PublicMetrics(SocketAddr),
+    /// The certificates can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The reflection service can't be made.
+    #[error("the description of the services is broken: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// Another program listens there.
     #[error("address {0} is in use by another program: stop it, or choose another port")]
     AddressInUse(SocketAddr),
@@ -108,33 +179,73 @@ pub struct Coordinator;
 impl Coordinator {
     /// Opens the database and takes the address. Nothing is served before [`Bound::serve`].
     pub async fn bind(config: Config) -> Result<Bound, CoordinatorError> {
-        if !config.listen.ip().is_loopback() {
-            return Err(CoordinatorError::NotLoopback(config.listen));
+        if !config.listen.ip().is_loopback() && config.tls.is_none() {
+            return Err(CoordinatorError::NoTls(config.listen));
         }
-        let listen_error = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(config.listen),
-            _ => CoordinatorError::Listen { address: config.listen, source },
+        if let Some(metrics) = config.metrics.filter(|metrics| !metrics.ip().is_loopback() && !config.metrics_public) {
+            return Err(CoordinatorError::PublicMetrics(metrics));
+        }
+        let tls = config.tls.as_ref().map(Tls::acceptor).transpose()?;
+        let (listener, address) = listen(config.listen).await?;
+        let metrics = match config.metrics {
+            Some(address) => Some(listen(address).await?),
+            None => None,
         };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
-        let address = listener.local_addr().map_err(listen_error)?;
         let store = Store::open(&config.db, config.clock).await?;
-        Ok(Bound { config, address, listener, store })
+        if let Err(error) = somebody_may_call(&config, store.reader()).await {
+            store.close().await;
+            return Err(error);
+        }
+        Ok(Bound { config, address, listener, tls, metrics, store })
     }
 }
 
+async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {
+    let failed = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(wanted),
+        _ => CoordinatorError::Listen { address: wanted, source },
+    };
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// A coordinator in the network that nobody can call is a mistake that is better found now.
+async fn somebody_may_call(config: &Config, reader: &Reader) -> Result<(), CoordinatorError> {
+    let certificates = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    if config.listen.ip().is_loopback() || certificates {
+        return Ok(());
+    }
+    let now = (config.clock)();
+    let good = reader.tokens().await?.iter().any(|token| token.standing(now) == Standing::Good);
+    if good { Ok(()) } else { Err(CoordinatorError::NoCredentials(config.listen)) }
+}
+
 /// A coordinator that has its database and its address, and does not serve yet.
-#[derive(Debug)]
 pub struct Bound {
     config: Config,
     address: SocketAddr,
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    metrics: Option<(TcpListener, SocketAddr)>,
     store: Store,
+}
+
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bound").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Bound {
     /// The address it listens on, with the real port.
     pub fn addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the metrics, with the real port.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, address)| *address)
     }
 
     /// Reads the database, until the coordinator stops.
@@ -144,24 +255,37 @@ impl Bound {
 
     /// Serves until `shutdown`, then lets agents know, ends what is open, and closes the database.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
-        let Self { config, address, listener, store } = self;
+        let Self { config, address, listener, tls, metrics: metrics_listener, store } = self;
         let shutdown = shutdown.child_token();
         // Sessions end when the actor has said good-bye to them, streams of people along with them.
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (handle, events) = actor::channel();
         let actor = Actor::start(&config, &store, handle.notices.clone()).await?;
-        let services = services(&store, &handle, &tasks, &stop, &config);
+        let metrics = Metrics::default();
+        let health = HealthReporter::new();
+        let gate = Gate::new(config.requires_credentials(), store.reader().clone(), config.clock, config.limits.calls);
+        let gate = Arc::new(gate);
+        let room = Room { store: &store, handle: &handle, tasks: &tasks, stop: &stop };
+        let services = services(&room, &config, &metrics, &health, &gate)?;
+        tasks.spawn(gate.follow(stop.clone()));
+        tasks.spawn(say_when_stopping(health, shutdown.clone()));
+        if let Some((listener, address)) = metrics_listener {
+            info!(%address, "metrics are served");
+            let (reader, actor) = (store.reader().clone(), handle.clone());
+            tasks.spawn(pages::serve(listener, pages::Pages { metrics, reader, actor, stop: stop.clone() }));
+        }
+        let encrypted = tls.is_some();
+        let (incoming, accepting) = accept::accept(listener, tls, config.limits.connections);
+        tasks.spawn(accepting);
         drop(handle);
         let mut actor = tasks.spawn(actor.run(events, shutdown.clone()));
-        info!(%address, db = %config.db.display(), "coordinator listens");
+        let credentials = config.requires_credentials();
+        info!(%address, encrypted, credentials, db = %config.db.display(), "coordinator listens");
 
         let stopping = stop.clone();
-        let served = server().serve_with_incoming_shutdown(
-            services,
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move { stopping.cancelled().await },
-        );
+        let served =
+            server().serve_with_incoming_shutdown(services, incoming, async move { stopping.cancelled().await });
         let mut served = tasks.spawn(served);
         let result = tokio::select! {
             ended = &mut actor => {
@@ -214,35 +338,123 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
+        .concurrency_limit_per_connection(MAX_CALLS)
+        .load_shed(true)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .timeout(CALL_TIMEOUT)
 }
 
+/// The other end of gRPC's health service: agents' and people's clients learn that they had better look elsewhere.
+async fn say_when_stopping(health: HealthReporter, shutdown: CancellationToken) {
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    shutdown.cancelled().await;
+    for service in [""].into_iter().chain(SERVICES) {
+        health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+    }
+}
+
+/// The services that have a health of their own.
+const SERVICES: [&str; 2] = [agent_service_server::SERVICE_NAME, run_service_server::SERVICE_NAME];
+
+/// What every service is made from.
+struct Room<'r> {
+    store: &'r Store,
+    handle: &'r Handle,
+    tasks: &'r TaskTracker,
+    stop: &'r CancellationToken,
+}
+
 fn services(
-    store: &Store,
-    handle: &Handle,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
+    room: &Room<'_>,
     config: &Config,
-) -> Services {
-    let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config.heartbeat);
+    metrics: &Metrics,
+    health: &HealthReporter,
+    gate: &Arc<Gate>,
+) -> Result<Services<impl Grpc, impl Grpc>, CoordinatorError> {
+    let Room { store, handle, tasks, stop } = *room;
+    let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config.heartbeat, metrics.clone());
     let runs = Runs::new(store.reader().clone(), handle.clone(), tasks.clone(), stop.clone());
-    Services {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(regatta_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Services {
+        gate: Arc::clone(gate),
+        metrics: metrics.clone(),
         agents: AgentServiceServer::new(agents)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE),
         runs: RunServiceServer::new(runs).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+        health: HealthServer::new(HealthService::from_health_reporter(health.clone()))
+            .max_decoding_message_size(SMALL_MESSAGE)
+            .max_encoding_message_size(SMALL_MESSAGE),
+        reflection: reflection()
+            .build_v1()?
+            .max_decoding_message_size(SMALL_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE),
+        old_reflection: reflection()
+            .build_v1alpha()?
+            .max_decoding_message_size(SMALL_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE),
+    })
+}
+
+/// A gRPC service, as the generated code makes them.
+trait Grpc:
+    Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = std::convert::Infallible,
+        Future = BoxFuture<http::Response<Body>, std::convert::Infallible>,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Grpc for S where
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = std::convert::Infallible,
+            Future = BoxFuture<http::Response<Body>, std::convert::Infallible>,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+/// All services behind one port, told apart by the path, and behind one gate. Five services need no router: the one
+/// that tonic has would bring a web framework along.
+#[derive(Clone)]
+struct Services<R, O> {
+    gate: Arc<Gate>,
+    metrics: Metrics,
+    agents: AgentServiceServer<Agents>,
+    runs: RunServiceServer<Runs>,
+    health: HealthServer<HealthService>,
+    reflection: R,
+    old_reflection: O,
+}
+
+impl<R: Grpc, O: Grpc> Services<R, O> {
+    fn route(&mut self, request: http::Request<Body>) -> BoxFuture<http::Response<Body>, std::convert::Infallible> {
+        match request.uri().path().split('/').nth(1) {
+            Some(agent_service_server::SERVICE_NAME) => self.agents.call(request),
+            Some(run_service_server::SERVICE_NAME) => self.runs.call(request),
+            Some("grpc.health.v1.Health") => self.health.call(request),
+            Some("grpc.reflection.v1.ServerReflection") => self.reflection.call(request),
+            Some("grpc.reflection.v1alpha.ServerReflection") => self.old_reflection.call(request),
+            _ => Box::pin(async { Ok(Status::unimplemented("there is no such service").into_http()) }),
+        }
     }
 }
 
-/// Both services behind one port, told apart by the path. Two services need no router.
-#[derive(Debug, Clone)]
-struct Services {
-    agents: AgentServiceServer<Agents>,
-    runs: RunServiceServer<Runs>,
-}
-
-impl Service<http::Request<tonic::body::Body>> for Services {
-    type Response = http::Response<tonic::body::Body>;
+impl<R: Grpc, O: Grpc> Service<http::Request<Body>> for Services<R, O> {
+    type Response = http::Response<Body>;
     type Error = std::convert::Infallible;
     type Future = BoxFuture<Self::Response, Self::Error>;
 
@@ -250,13 +462,16 @@ impl Service<http::Request<tonic::body::Body>> for Services {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let service = request.uri().path().split('/').nth(1);
-        if service == Some(agent_service_server::SERVICE_NAME) {
-            self.agents.call(request)
-        } else {
-            // Answers "unimplemented" to everything that is not its own.
-            self.runs.call(request)
-        }
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let mut services = self.clone();
+        Box::pin(async move {
+            match services.gate.admit(&mut request).await {
+                Ok(()) => services.route(request).await,
+                Err(status) => {
+                    services.metrics.refused(status.code());
+                    Ok(status.into_http())
+                }
+            }
+        })
     }
 }

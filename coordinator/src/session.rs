@@ -3,9 +3,10 @@
 //! A record is acknowledged after the commit that holds it. The commit is made by the writer task, so that a dropped
 //! connection never cuts it short. The end of the stream proves nothing: leases and `Finish` decide.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use regatta_core::id::TrialId;
+use regatta_core::id::{AgentId, TrialId};
 use regatta_core::trial::Epoch;
 use regatta_proto::pb::agent_message::Message as FromAgent;
 use regatta_proto::pb::agent_service_server::AgentService;
@@ -20,6 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::actor::{Event, Handle, Link, SessionId};
+use crate::auth::Caller;
+use crate::metrics::{Metrics, OpenSession};
 use crate::wire;
 
 /// Messages that may wait for an agent to read them.
@@ -38,6 +41,7 @@ pub(crate) struct Agents {
     stop: CancellationToken,
     heartbeat: Duration,
     boot_id: String,
+    metrics: Metrics,
 }
 
 impl Agents {
@@ -47,9 +51,10 @@ impl Agents {
         tasks: TaskTracker,
         stop: CancellationToken,
         heartbeat: Duration,
+        metrics: Metrics,
     ) -> Self {
         let (writer, reader) = (store.writer().clone(), store.reader().clone());
-        Self { writer, reader, actor, tasks, stop, heartbeat, boot_id: uuid::Uuid::now_v7().to_string() }
+        Self { writer, reader, actor, tasks, stop, heartbeat, boot_id: uuid::Uuid::now_v7().to_string(), metrics }
     }
 }
 
@@ -64,22 +69,24 @@ impl AgentService for Agents {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let link = Link { outbound, stop: self.stop.child_token() };
-        self.tasks.spawn(run(self.clone(), request.into_inner(), link));
+        let caller = Caller::of(&request);
+        self.tasks.spawn(run(self.clone(), caller, request.into_inner(), link));
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
 
 /// One session, from hello to its end.
-async fn run(agents: Agents, mut inbound: Streaming<pb::AgentMessage>, link: Link) {
-    let session = match greet(&agents, &mut inbound, &link).await {
-        Ok(session) => session,
+async fn run(agents: Agents, caller: Caller, mut inbound: Streaming<pb::AgentMessage>, link: Link) {
+    let (session, agent) = match greet(&agents, &caller, &mut inbound, &link).await {
+        Ok(greeted) => greeted,
         Err(status) => {
             warn!(%status, "session refused");
             let _ = link.outbound.send(Err(status)).await;
             return;
         }
     };
-    let open = Open { agents, session, link };
+    let counted = agents.metrics.session(agent);
+    let mut open = Open { agents, caller, session, counted, link, own: BTreeSet::new() };
     if let Err(status) = open.converse(&mut inbound).await {
         warn!(%status, "session ended by the coordinator");
         let _ = open.link.outbound.try_send(Err(status));
@@ -87,7 +94,12 @@ async fn run(agents: Agents, mut inbound: Streaming<pb::AgentMessage>, link: Lin
     let _ = open.agents.actor.send(Event::Closed { session: open.session }).await;
 }
 
-async fn greet(agents: &Agents, inbound: &mut Streaming<pb::AgentMessage>, link: &Link) -> Result<SessionId, Status> {
+async fn greet(
+    agents: &Agents,
+    caller: &Caller,
+    inbound: &mut Streaming<pb::AgentMessage>,
+    link: &Link,
+) -> Result<(SessionId, AgentId), Status> {
     let first = tokio::select! {
         () = link.stop.cancelled() => return Err(Status::unavailable("the coordinator is stopping")),
         first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()) => first,
@@ -97,8 +109,11 @@ async fn greet(agents: &Agents, inbound: &mut Streaming<pb::AgentMessage>, link:
         return Err(Status::failed_precondition("the first message must be hello"));
     };
     let hello = wire::hello(hello)?;
+    let agent = hello.agent.id.clone();
+    caller.may_be(&agent)?;
     let mut resume = Vec::with_capacity(hello.spool.len());
     for (trial, epoch) in &hello.spool {
+        authorise(&agents.reader, &agent, trial, *epoch).await?;
         resume.extend(resume_from(&agents.reader, trial, *epoch).await?);
     }
     let greeting = pb::CoordinatorHello {
@@ -108,7 +123,21 @@ async fn greet(agents: &Agents, inbound: &mut Streaming<pb::AgentMessage>, link:
         heartbeat_interval_ns: u64::try_from(agents.heartbeat.as_nanos()).unwrap_or(u64::MAX),
     };
     let (hello, link) = (Box::new(hello), link.clone());
-    agents.actor.ask(|reply| Event::Hello { hello, link, greeting, reply }).await
+    let session = agents.actor.ask(|reply| Event::Hello { hello, link, greeting, reply }).await?;
+    Ok((session, agent))
+}
+
+/// Sees to it that a lease is that agent's, or nobody's: what is said of a lease that was never given has no effect.
+/// Leases that are over count too, because their records are welcome still. Returns whether there is such a lease.
+async fn authorise(reader: &Reader, agent: &AgentId, trial: &TrialId, epoch: Epoch) -> Result<bool, Status> {
+    let owner = reader.lease_owner(trial, epoch).await.map_err(|error| wire::status(&error))?;
+    if owner.as_ref().is_none_or(|owner| owner == agent) {
+        return Ok(owner.is_some());
+    }
+    Err(Status::permission_denied(format!(
+        "trial {trial} under epoch {} is leased to another agent than '{agent}'",
+        epoch.0
+    )))
 }
 
 /// Where the agent is to go on with one lease. Nothing for a lease of another database: its records would have no
@@ -126,18 +155,26 @@ async fn resume_from(reader: &Reader, trial: &TrialId, epoch: Epoch) -> Result<O
     }))
 }
 
+/// Leases of one session that are remembered as its own. When there are more, they are looked up again.
+const OWN: usize = 1024;
+
 /// A session after hello.
 struct Open {
     agents: Agents,
+    caller: Caller,
     session: SessionId,
+    counted: OpenSession,
     link: Link,
+    /// Leases that are known to be this agent's.
+    own: BTreeSet<(TrialId, Epoch)>,
 }
 
 impl Open {
-    async fn converse(&self, inbound: &mut Streaming<pb::AgentMessage>) -> Result<(), Status> {
+    async fn converse(&mut self, inbound: &mut Streaming<pb::AgentMessage>) -> Result<(), Status> {
         loop {
             let message = tokio::select! {
                 () = self.link.stop.cancelled() => return Ok(()),
+                status = self.caller.gone() => return Err(status),
                 message = inbound.message() => message,
             };
             match message {
@@ -152,13 +189,55 @@ impl Open {
         }
     }
 
-    async fn handle(&self, message: pb::AgentMessage) -> Result<(), Status> {
+    /// Lets an agent speak of its own leases only.
+    async fn authorise(&mut self, trial: &TrialId, epoch: Epoch) -> Result<(), Status> {
+        let lease = (trial.clone(), epoch);
+        if self.own.contains(&lease) {
+            return Ok(());
+        }
+        // A lease that does not exist yet may become another agent's, so it is looked up again next time.
+        if authorise(&self.agents.reader, self.counted.agent(), trial, epoch).await? {
+            if self.own.len() >= OWN {
+                self.own.clear();
+            }
+            self.own.insert(lease);
+        }
+        Ok(())
+    }
+
+    /// Checks whose leases a message speaks of, before anything is done about it.
+    async fn authorise_message(&mut self, message: &FromAgent) -> Result<(), Status> {
+        let mut leases = Vec::new();
+        match message {
+            FromAgent::Heartbeat(heartbeat) => {
+                leases.extend(heartbeat.held.iter().map(|held| (held.trial_id.as_str(), held.epoch)));
+            }
+            FromAgent::Batch(batch) => leases.push((&batch.trial_id, batch.epoch)),
+            FromAgent::Finish(finish) => leases.push((&finish.trial_id, finish.epoch)),
+            FromAgent::Progress(progress) => leases.push((&progress.trial_id, progress.epoch)),
+            FromAgent::Reject(reject) => leases.push((&reject.trial_id, reject.epoch)),
+            FromAgent::AtBarrier(at) => leases.push((&at.trial_id, at.epoch)),
+            FromAgent::PassedBarrier(passed) => leases.push((&passed.trial_id, passed.epoch)),
+            FromAgent::Hello(_) => {}
+        }
+        for (trial, epoch) in leases {
+            let (trial, epoch) = wire::lease(trial, epoch)?;
+            self.authorise(&trial, epoch).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, message: pb::AgentMessage) -> Result<(), Status> {
+        if let Some(message) = &message.message {
+            self.authorise_message(message).await?;
+        }
         let actor = &self.agents.actor;
         let session = self.session;
         match message.message {
             Some(FromAgent::Heartbeat(heartbeat)) => {
                 let held = heartbeat.held.iter().map(|held| wire::lease(&held.trial_id, held.epoch));
                 let held = held.collect::<Result<_, _>>()?;
+                self.agents.metrics.spool(self.counted.agent(), heartbeat.spool_records);
                 actor.send(Event::Heartbeat { session, held, spool_records: heartbeat.spool_records }).await
             }
             Some(FromAgent::Batch(batch)) => self.ingest(batch).await,
@@ -184,10 +263,12 @@ impl Open {
     async fn ingest(&self, batch: pb::RecordBatch) -> Result<(), Status> {
         let batch = wire::batch(batch)?;
         let (trial, epoch) = (batch.trial.clone(), batch.epoch);
+        let began = tokio::time::Instant::now();
         let stored = match self.agents.writer.write(batch).await.map_err(|error| wire::status(&error))? {
             Ingested::Stored(stored) => stored,
             Ingested::UnknownLease => return Err(unknown_lease(&trial, epoch)),
         };
+        self.agents.metrics.ingested(stored.samples, began.elapsed());
         if stored.conflicts > 0 {
             warn!(%trial, epoch = epoch.0, records = stored.conflicts, "records differ from those stored before");
         }

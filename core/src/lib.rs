@@ -19,6 +19,7 @@ pub mod policy;
 pub mod run;
 pub mod sample;
 pub mod scenario;
+pub mod token;
 pub mod trial;
 pub mod worker;
 pub mod workload;

@@ -12,6 +12,9 @@ pub const PROTOCOL: u32 = 1;
 /// The largest message either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
+/// The services and messages as protobuf describes them (a `FileDescriptorSet`), for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("gen/regatta.v1.bin");
+
 /// Generated messages and services.
 #[rustfmt::skip]
 #[expect(missing_docs, clippy::allow_attributes, clippy::large_enum_variant, clippy::pedantic, reason = "generated code")]

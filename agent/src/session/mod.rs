@@ -15,13 +15,13 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use regatta_core::device::Device;
 use regatta_core::trial::Epoch;
+use regatta_net::{Connection, ConnectionError, chain, explain};
 use regatta_proto::pb::agent_service_client::AgentServiceClient;
 use regatta_proto::pb::{self, agent_message, coordinator_message};
 use regatta_proto::{MAX_MESSAGE, PROTOCOL};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status, Streaming};
 
 use self::backoff::Backoff;
@@ -63,6 +63,9 @@ pub enum SessionError {
         /// The coordinator's version.
         coordinator: u32,
     },
+    /// The coordinator does not take who this agent says it is, or the other way round.
+    #[error("{0}; what is in the spool is kept")]
+    Credentials(String),
     /// The coordinator won't have this agent.
     #[error("the coordinator refuses this agent, which speaks protocol {PROTOCOL}: {0}")]
     Refused(String),
@@ -87,7 +90,7 @@ pub(crate) struct Identity {
 /// What a session is made of.
 pub(crate) struct Setup {
     pub(crate) identity: Identity,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) connection: Connection,
     pub(crate) timing: Timing,
     pub(crate) spool: SpoolHandle,
     pub(crate) lease: Lease,
@@ -102,6 +105,8 @@ enum Ended {
     Left,
     /// It will never work.
     Refused(SessionError),
+    /// One side does not take the other's credentials.
+    Unwelcome(String),
     /// It is to be opened again.
     Lost(String),
 }
@@ -109,7 +114,7 @@ enum Ended {
 /// The session. See the module.
 pub(crate) struct Session {
     identity: Identity,
-    endpoint: Endpoint,
+    connection: Connection,
     timing: Timing,
     spool: SpoolHandle,
     trials: Trials,
@@ -119,6 +124,9 @@ pub(crate) struct Session {
     rng: ChaCha8Rng,
     /// Trials that were given back; the coordinator does not know yet.
     releases: Vec<Release>,
+    /// The coordinator has taken this agent once. From then on no refusal of its credentials is final: a trial may be
+    /// going on, and a person may put it right.
+    known: bool,
 }
 
 /// An open connection.
@@ -148,9 +156,21 @@ enum Event {
 
 impl Session {
     pub(crate) fn new(setup: Setup, trials: Trials, shutdown: Shutdown) -> Self {
-        let Setup { identity, endpoint, timing, spool, lease, progress, rng } = setup;
+        let Setup { identity, connection, timing, spool, lease, progress, rng } = setup;
         let departure = Departure::new(shutdown);
-        Self { identity, endpoint, timing, spool, trials, lease, progress, departure, rng, releases: Vec::new() }
+        Self {
+            identity,
+            connection,
+            timing,
+            spool,
+            trials,
+            lease,
+            progress,
+            departure,
+            rng,
+            releases: Vec::new(),
+            known: false,
+        }
     }
 
     /// Keeps the session up until the agent leaves.
@@ -161,7 +181,8 @@ impl Session {
             match self.converse().await {
                 Ended::Left => break Ok(()),
                 Ended::Refused(error) => break Err(error),
-                Ended::Lost(reason) => {
+                Ended::Unwelcome(reason) if !self.known => break Err(SessionError::Credentials(reason)),
+                Ended::Lost(reason) | Ended::Unwelcome(reason) => {
                     if since.elapsed() >= HELD {
                         backoff.reset();
                     }
@@ -211,13 +232,14 @@ impl Session {
                 }
                 return Ended::Lost("asked to leave while connecting".to_owned());
             }
-            opened = open(&self.identity, &self.endpoint, &self.timing, &self.spool) => opened,
+            opened = open(&self.identity, &self.connection, &self.timing, &self.spool) => opened,
         };
         let (link, resume) = match opened {
             Ok(opened) => opened,
             Err(ended) => return ended,
         };
         let mut link = link;
+        self.known = true;
         self.take_up(&mut link, &resume).await;
         let mut taken = self.spool.subscribe();
         let ended = match self.serve(&mut link, &mut taken).await {
@@ -513,36 +535,29 @@ impl Link {
     }
 }
 
-/// The coordinator's address with the timings of the connection.
-pub(crate) fn endpoint(coordinator: &Uri) -> Endpoint {
-    Channel::builder(coordinator.clone())
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-}
-
 /// Connects and says hello. Also returns the trials that are finished at the coordinator.
 async fn open(
     identity: &Identity,
-    endpoint: &Endpoint,
+    connection: &Connection,
     timing: &Timing,
     spool: &SpoolHandle,
 ) -> Result<(Link, Vec<TrialKey>), Ended> {
     let late = |what: &str| Ended::Lost(format!("{what} took more than {:?}", timing.hello));
+    let here = |error: ConnectionError| Ended::Unwelcome(error.to_string());
+    let (endpoint, credentials) = (connection.endpoint().map_err(here)?, connection.credentials().map_err(here)?);
     let channel = timeout(timing.hello, endpoint.connect()).await.map_err(|_| late("connecting"))?;
-    let channel = channel.map_err(|error| Ended::Lost(chain(&error)))?;
-    let mut client =
-        AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let channel = channel.map_err(|error| broken(connection, &error))?;
+    let mut client = AgentServiceClient::with_interceptor(channel, credentials)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
     let heads = spool.heads().await;
     let (outbound, messages) = mpsc::channel(OUTBOUND);
     let _ = outbound.try_send(message(agent_message::Message::Hello(hello(identity, &heads))));
     let session = client.session(ReceiverStream::new(messages));
     let response = timeout(timing.hello, session).await.map_err(|_| late("opening the session"))?;
-    let mut inbound = response.map_err(|status| refused_or_lost(&status))?.into_inner();
+    let mut inbound = response.map_err(|status| refused_or_lost(connection, &status))?.into_inner();
     let first = timeout(timing.hello, inbound.message()).await.map_err(|_| late("the coordinator's hello"))?;
-    let greeting = match first.map_err(|status| refused_or_lost(&status))? {
+    let greeting = match first.map_err(|status| refused_or_lost(connection, &status))? {
         Some(pb::CoordinatorMessage { message: Some(coordinator_message::Message::Hello(greeting)) }) => greeting,
         Some(_) => return Err(Ended::Lost("the coordinator did not say hello first".to_owned())),
         None => return Err(Ended::Lost("the stream ended before the coordinator's hello".to_owned())),
@@ -589,22 +604,34 @@ async fn say_goodbye(link: Link) {
     let _ = timeout(GOODBYE, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
 }
 
-/// Whether a refusal at hello is final: only where trying again can't help.
-fn refused_or_lost(status: &Status) -> Ended {
+/// What a refusal at hello means: whether trying again can help.
+fn refused_or_lost(connection: &Connection, status: &Status) -> Ended {
     match status.code() {
         Code::FailedPrecondition => Ended::Refused(SessionError::Refused(text::clean(status.message()))),
-        _ => lost(status),
+        Code::Unauthenticated | Code::PermissionDenied => {
+            Ended::Unwelcome(format!("the coordinator refuses this agent: {}", text::clean(status.message())))
+        }
+        _ => match lost(status) {
+            Ended::Lost(reason) => Ended::Lost(format!("{reason}{}", connection.hint(status))),
+            other => other,
+        },
     }
 }
 
+/// A connection that broke off with an error. With TLS 1.3 a refused certificate shows only here, after connecting.
 fn lost(status: &Status) -> Ended {
-    Ended::Lost(format!("{}: {}", status.code(), text::clean(status.message())))
+    match explain(status) {
+        Some(reason) => Ended::Unwelcome(reason),
+        None => Ended::Lost(format!("{}: {}", status.code(), text::clean(status.message()))),
+    }
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// A connection that could not be made.
+fn broken(connection: &Connection, error: &tonic::transport::Error) -> Ended {
+    match explain(error) {
+        Some(reason) => Ended::Unwelcome(format!("{}: {reason}", connection.described())),
+        None => Ended::Lost(format!("{}: {}", connection.described(), text::clean(&chain(error)))),
+    }
 }
 
 /// A trial as the wire names it; one that can't be ours is nobody's.

@@ -61,6 +61,8 @@ impl Home {
             .args(arguments)
             .env("REGATTA_HOME", self.folder.path())
             .env_remove("REGATTA_DB")
+            .env_remove("REGATTA_TOKEN")
+            .env_remove("REGATTA_COORDINATOR")
             .env_remove("REGATTA_MODELS")
             .env_remove("REGATTA_WORKER_DIR")
             .current_dir(self.folder.path())
@@ -133,12 +135,12 @@ impl Running {
 }
 
 /// Ends a program that outstays [`PATIENCE`], by its own process id, so that a test fails instead of hanging.
-struct Watchdog {
+pub(crate) struct Watchdog {
     stand_down: mpsc::Sender<()>,
 }
 
 impl Watchdog {
-    fn on(child: &Child) -> Self {
+    pub(crate) fn on(child: &Child) -> Self {
         let (stand_down, told) = mpsc::channel();
         let id = child.id();
         std::thread::spawn(move || {
@@ -149,7 +151,7 @@ impl Watchdog {
         Self { stand_down }
     }
 
-    fn stand_down(self) {
+    pub(crate) fn stand_down(self) {
         self.stand_down.send(()).unwrap();
     }
 }

@@ -8,3 +8,5 @@ mod bad_input;
 mod faults;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod services;

@@ -114,6 +114,9 @@ pub enum StoreError {
         /// Runs whose ids begin so.
         candidates: Vec<RunId>,
     },
+    /// The operating system gives no random numbers.
+    #[error("the operating system gives no random numbers: {0}")]
+    Random(String),
     /// The writer has stopped.
     #[error("the database is closed")]
     Closed,

@@ -11,10 +11,12 @@ mod error;
 mod events;
 mod ingest;
 mod open;
+mod queue;
 mod read;
 mod row;
 mod runs;
 mod schema;
+mod tokens;
 mod trials;
 mod writer;
 
@@ -28,11 +30,13 @@ pub use crate::agents::AgentSeen;
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
+pub use crate::queue::QueueDepth;
 pub use crate::read::{
     AgentRecord, CellRecord, Delivery, EventRecord, Reader, RejectedSample, RunDevice, RunRecord, RunSummary,
     TrialRecord, WorkerFacts, WorkerRecord,
 };
 pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
+pub use crate::tokens::{NewToken, Standing, TokenRecord, Tokens};
 pub use crate::trials::{Finish, Finished, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released};
 pub use crate::writer::{Change, Writer};
 

@@ -117,6 +117,20 @@ pub(crate) async fn check(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Whether a coordinator has to make the database or bring it up to date before anybody else can write to it.
+pub(crate) async fn needs_migration(path: &Path) -> Result<bool, StoreError> {
+    check(path).await?;
+    if !path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(true);
+    }
+    Ok(stored_version(path).await? < schema::NEWEST)
+}
+
+/// A connection that writes while a coordinator may have the database.
+pub(crate) async fn beside_coordinator(path: &Path) -> Result<SqliteConnection, StoreError> {
+    write_options(path).connect().await.map_err(|error| not_a_database(path, error))
+}
+
 /// Checks a database that will only be read.
 pub(crate) async fn check_read_only(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
@@ -218,11 +232,9 @@ fn read_options(path: &Path) -> SqliteConnectOptions {
         .pragma("mmap_size", "0")
 }
 
-/// The one connection that writes, with the schema brought up to date.
-pub(crate) async fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let options = SqliteConnectOptions::new()
+fn write_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         // FULL: an acknowledgement promises that the data is on the disk, not only in the system's cache.
         .synchronous(SqliteSynchronous::Full)
@@ -232,7 +244,12 @@ pub(crate) async fn writer(path: &Path) -> Result<SqliteConnection, StoreError> 
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
-        .pragma("mmap_size", "0");
+        .pragma("mmap_size", "0")
+}
+
+/// The one connection that writes, with the schema brought up to date.
+pub(crate) async fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let options = write_options(path).create_if_missing(true);
     let mut db = options.connect().await.map_err(|error| not_a_database(path, error))?;
     check_sqlite(&mut db).await?;
     check_pages(&mut db, path).await?;

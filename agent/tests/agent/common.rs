@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -157,15 +157,25 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     pub(crate) fn start() -> Self {
+        Self::serve(Server::builder(), "http")
+    }
+
+    /// One with a certificate.
+    pub(crate) fn start_with(identity: Identity) -> Self {
+        let tls = ServerTlsConfig::new().identity(identity);
+        Self::serve(Server::builder().tls_config(tls).unwrap(), "https")
+    }
+
+    fn serve(mut builder: Server, scheme: &str) -> Self {
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let uri = format!("http://{}", incoming.local_addr().unwrap()).parse().unwrap();
+        let uri = format!("{scheme}://{}", incoming.local_addr().unwrap()).parse().unwrap();
         let (peers, receiver) = mpsc::channel(8);
         let (stop, stopped) = oneshot::channel::<()>();
         let mut server = JoinSet::new();
         server.spawn(async move {
             let service = AgentServiceServer::new(Service { peers });
             let stopped = async { drop(stopped.await) };
-            let _ = Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stopped).await;
+            let _ = builder.add_service(service).serve_with_incoming_shutdown(incoming, stopped).await;
         });
         Self { uri, peers: Mutex::new(receiver), _stop: stop, _server: server }
     }

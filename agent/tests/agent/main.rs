@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod common;
+mod credentials;
 #[cfg(test)]
 mod session;
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod accept;
 mod actor;
 mod auth;
+mod export;
 mod http;
 mod limit;
 mod metrics;

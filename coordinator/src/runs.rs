@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::actor::{Event, Handle, Notice, Submission};
 use crate::auth::Caller;
+use crate::export::Exports;
 use crate::wire;
 
 /// Runs listed when the caller names no limit, and at most.
@@ -29,13 +30,14 @@ const WATCH_QUEUE: usize = 64;
 pub(crate) struct Runs {
     reader: Reader,
     actor: Handle,
+    exports: Exports,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Runs {
     pub(crate) fn new(reader: Reader, actor: Handle, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { reader, actor, tasks, stop }
+        Self { exports: Exports::new(reader.clone(), std::env::temp_dir()), reader, actor, tasks, stop }
     }
 
     async fn resolve(&self, text: &str) -> Result<RunId, Status> {
@@ -130,8 +132,14 @@ impl RunService for Runs {
         Err(not_yet())
     }
 
-    async fn export_run(&self, _: Request<pb::ExportRunRequest>) -> Result<Response<Self::ExportRunStream>, Status> {
-        Err(not_yet())
+    async fn export_run(
+        &self,
+        request: Request<pb::ExportRunRequest>,
+    ) -> Result<Response<Self::ExportRunStream>, Status> {
+        let run = self.resolve(&request.into_inner().run_id).await?;
+        let (outbound, chunks) = Exports::channel();
+        self.tasks.spawn(self.exports.clone().send(run, outbound, self.stop.clone()));
+        Ok(Response::new(ReceiverStream::new(chunks)))
     }
 
     async fn drain_agent(&self, _: Request<pb::DrainAgentRequest>) -> Result<Response<pb::DrainAgentResponse>, Status> {

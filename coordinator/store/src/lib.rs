@@ -9,6 +9,7 @@ mod blob;
 mod cells;
 mod error;
 mod events;
+mod export;
 mod ingest;
 mod open;
 mod queue;

@@ -1246,6 +1246,9 @@ pub struct ExportRunResponse {
     /// The next bytes of the file.
     #[prost(bytes = "vec", tag = "1")]
     pub chunk: ::prost::alloc::vec::Vec<u8>,
+    /// Size of the whole file, in bytes: tells a broken-off stream from a complete one.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {}

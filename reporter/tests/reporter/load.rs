@@ -12,7 +12,7 @@ use regatta_core::policy::Policy;
 use regatta_core::scenario::ScenarioBundle;
 use regatta_core::trial::Epoch;
 use regatta_reporter::dataset::{CellResult, Run};
-use regatta_reporter::{ReportError, ReportOptions, load, render};
+use regatta_reporter::{Format, ReportError, ReportOptions, export, load, render};
 use regatta_store::{
     Batch, Content, EndedCell, Ingested, Lease, Leased, NewRun, Record, RunDevice, Store, WorkerFacts,
 };
@@ -109,6 +109,32 @@ async fn what_was_stored_is_what_is_reported() {
     assert_eq!(run.cells[1].outcome, Some(Outcome::Skipped("no such worker".to_owned())));
     assert_eq!(run.rejected.len(), 1);
     assert_eq!(load(store.reader(), &[]).await.unwrap(), dataset, "the newest run is the only one");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_report_of_an_exported_run_is_the_report_of_the_original() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("regatta.sqlite"), common::start).await.unwrap();
+    let run = small();
+    store.writer().write(submission(&run)).await.unwrap();
+    let trial = TrialId::of(&run.id, 0);
+    let lease = Lease { trial: trial.clone(), boot_id: "boot".to_owned() };
+    let Leased::Granted { epoch, .. } = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
+    store.writer().write(batch(&run, &trial, epoch)).await.unwrap();
+
+    let copy = folder.path().join("run.sqlite");
+    store.reader().export(&run.id, &copy).await.unwrap();
+    let copy = Store::open_read_only(&copy).await.unwrap();
+    let options = ReportOptions { generated_at: common::start(), source: "a database".to_owned(), svg: false };
+    let mut texts = Vec::new();
+    for reader in [store.reader(), &copy] {
+        let dataset = load(reader, std::slice::from_ref(&run.id)).await.unwrap();
+        texts.push(export(&dataset, &options, Format::Json).unwrap());
+    }
+    assert_eq!(texts[0], texts[1]);
+    assert!(texts[0].contains("llama.cpp b8146"));
+    copy.close().await;
     store.close().await;
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "in a test, an error is a failure")]
 
 mod common;
+mod export;
 mod ingest;
 mod lifecycle;
 mod open;

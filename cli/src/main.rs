@@ -1,24 +1,30 @@
 //! `regatta`: the one program people type.
 
 mod agent;
+mod agents;
 mod bundle;
 mod connect;
 mod coordinator;
 mod devices;
 mod exit;
+mod fetch;
 mod local;
 mod logs;
 mod models;
 mod output;
 mod paths;
 mod plan;
-mod progress;
 mod report;
+mod rpc;
 mod run;
 mod runs;
 mod settings;
 mod signals;
+mod source;
+mod submit;
 mod token;
+mod view;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -28,7 +34,8 @@ use paths::Folders;
 
 /// Benchmarks of language-model inference: the same work on candle and llama.cpp, measured side by side
 #[derive(Debug, Parser)]
-#[command(name = "regatta", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "regatta", version, arg_required_else_help = true, after_help = AFTER_HELP,
+    help_template = TEMPLATE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,31 +50,95 @@ const AFTER_HELP: &str = "\
 Examples:
   regatta run scenarios/demo.toml               measure on this machine, then open report.html
   regatta plan scenarios/tinyllama.toml         what would run, and what is skipped and why
-  regatta run --resume                          go on with the last run that was broken off
+  regatta submit scenarios/demo.toml --watch    measure on a fleet, and watch the matrix fill up
   regatta report --format csv > results.csv     one row for each repetition of the last run
 
-Exit codes: 0 done, 1 something failed, 2 bad input, 4 finished with failed cells or stopped early";
+'regatta COMMAND --help' has examples for each command; docs/fleet.md tells how to go from one machine to many.
+
+Exit codes: 0 done, 1 something failed, 2 bad input, 4 finished with cells that are not ok, or stopped early";
+
+/// The commands by what they are about: clap has no groups for subcommands, so the list is written here, and a test
+/// holds it to the commands that there are.
+const TEMPLATE: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+On this machine:
+  run          Run a scenario and report: here, or on a fleet with --coordinator
+  plan         Show the expanded matrix, what is skipped and why
+  devices      List devices and the workers that can drive them
+  models       List, make, import, convert and verify weights
+
+Results:
+  runs         List runs
+  show         Show one run: every cell with its state
+  report       Make the report of one or several runs: HTML with charts, or csv, json, md
+
+Fleet, for people:
+  submit       Queue a scenario at a coordinator
+  watch        Watch a run's matrix fill up
+  cancel       Stop a run; what is measured stays
+  retry        Run again the cells of a run that did not end ok
+  agents       List the machines of a fleet
+  drain        Give an agent no more trials
+  resume       Take an agent back into service
+  forget       Remove an agent that is gone for good
+
+Fleet, services:
+  coordinator  Lease trials to agents, store what they measure, and answer people
+  agent        Measure on this machine what a coordinator asks for
+  token        Make, list and revoke the tokens that let agents and people speak to a coordinator
+
+Other:
+  completions  Print a completion script for a shell
+  help         Print this message or the help of a command
+
+Options:
+{options}
+
+{after-help}";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a scenario on this machine and report
+    /// Run a scenario and report: here, or on a fleet with --coordinator
     Run(run::RunArgs),
     /// Show the expanded matrix, what is skipped and why
     Plan(plan::PlanArgs),
-    /// Make the report of one or several runs: HTML with charts, or csv, json, md
-    Report(report::ReportArgs),
-    /// List the runs in the database
-    Runs(runs::RunsArgs),
-    /// Show one run: every cell with its state
-    Show(runs::ShowArgs),
+    /// List devices and the workers that can drive them
+    Devices(devices::DevicesArgs),
     /// List, make, import, convert and verify weights
     #[command(subcommand)]
     Models(models::ModelsCommand),
-    /// List devices and the workers that can drive them
-    Devices(devices::DevicesArgs),
-    /// Lease trials to agents, store what they measure, and answer people: a service
+    /// List runs
+    Runs(runs::RunsArgs),
+    /// Show one run: every cell with its state
+    Show(runs::ShowArgs),
+    /// Make the report of one or several runs: HTML with charts, or csv, json, md
+    Report(report::ReportArgs),
+    /// Queue a scenario at a coordinator
+    Submit(submit::SubmitArgs),
+    /// Watch a run's matrix fill up
+    Watch(watch::WatchArgs),
+    /// Stop a run; what is measured stays
+    Cancel(submit::CancelArgs),
+    /// Run again the cells of a run that did not end ok
+    Retry(submit::RetryArgs),
+    /// List the machines of a fleet
+    Agents(agents::AgentsArgs),
+    /// Give an agent no more trials
+    Drain(agents::DrainArgs),
+    /// Take an agent back into service
+    ///
+    /// From draining or from quarantine. To go on with a run that was broken off: regatta run --resume.
+    Resume(agents::AgentNameArgs),
+    /// Remove an agent that is gone for good
+    ///
+    /// It must not be connected and hold no trial. What it measured stays.
+    Forget(agents::AgentNameArgs),
+    /// Lease trials to agents, store what they measure, and answer people
     Coordinator(coordinator::CoordinatorArgs),
-    /// Measure on this machine what a coordinator asks for: a service
+    /// Measure on this machine what a coordinator asks for
     Agent(agent::AgentArgs),
     /// Make, list and revoke the tokens that let agents and people speak to a coordinator
     #[command(subcommand)]
@@ -123,6 +194,14 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Coordinator(args) => coordinator::run(args, matches, folders, verbose).await,
         Command::Agent(args) => agent::run(args, matches, folders, verbose).await,
         Command::Token(command) => token::run(command, folders).await,
+        Command::Submit(args) => submit::submit(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Cancel(args) => submit::cancel(args).await,
+        Command::Retry(args) => submit::retry(args).await,
+        Command::Agents(args) => agents::list(args).await,
+        Command::Drain(args) => agents::drain(args).await,
+        Command::Resume(args) => agents::resume(args).await,
+        Command::Forget(args) => agents::forget(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "regatta", &mut std::io::stdout());
             Ok(Exit::Done)
@@ -152,5 +231,23 @@ mod tests {
         let listed = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
         let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
         assert_eq!(listed, found, "docs/configuration.md lists other variables than there are");
+    }
+
+    #[test]
+    fn the_grouped_list_names_every_command_with_its_own_words() {
+        let mut command = Cli::command();
+        command.build();
+        for sub in command.get_subcommands() {
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            let line = format!("  {:<12} {about}\n", sub.get_name());
+            assert!(TEMPLATE.contains(&line) || sub.get_name() == "help", "not in the list: {line}");
+        }
+        let listed = TEMPLATE.lines().filter(|line| line.starts_with("  ") && !line.trim().is_empty()).count();
+        assert_eq!(listed, command.get_subcommands().count());
+    }
+
+    #[test]
+    fn the_help_reads_well() {
+        insta::assert_snapshot!(Cli::command().render_long_help().to_string());
     }
 }

@@ -16,3 +16,8 @@ pub(crate) fn line(line: &str) {
 pub(crate) fn note(line: &str) {
     eprintln!("{line}");
 }
+
+/// Prints a JSON document that is the command's result.
+pub(crate) fn json(value: &serde_json::Value) {
+    println!("{value:#}");
+}

@@ -1,4 +1,4 @@
-//! `regatta report`: the HTML page with charts, or csv, json, md.
+//! `regatta report`: the HTML page with charts, or csv, json, md; of runs here or at a coordinator.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,17 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use regatta_core::id::RunId;
+use regatta_reporter::dataset::Dataset;
 use regatta_reporter::{Format, ReportOptions};
 use regatta_store::Reader;
 use serde_json::json;
 
+use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
+use crate::fetch;
 use crate::output;
 use crate::paths::Folders;
-use crate::runs::DatabaseArgs;
+use crate::source::{self, Source, SourceArgs};
 
 /// What to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,13 +31,32 @@ enum Kind {
     Md,
 }
 
+impl Kind {
+    /// The format that goes to standard output; `None` for the page, which goes to a folder.
+    fn to_stdout(self) -> Option<Format> {
+        match self {
+            Self::Html => None,
+            Self::Csv => Some(Format::Csv),
+            Self::Json => Some(Format::Json),
+            Self::Md => Some(Format::Markdown),
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  regatta report                                         the last run here: regatta-out/RUN/report.html
+  regatta report 01935f --format csv > results.csv       one row for each repetition
+  regatta report 01935f --coordinator https://bench:7600 a run of a fleet; its data comes along as run.sqlite";
+
 /// Arguments of `regatta report`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
     /// Run ids or beginnings of ids [default: the last run]
     runs: Vec<String>,
     #[command(flatten)]
-    database: DatabaseArgs,
+    source: SourceArgs,
     /// What to make; all but html go to standard output
     #[arg(long, value_enum, default_value_t = Kind::Html)]
     format: Kind,
@@ -43,11 +65,23 @@ pub(crate) struct ReportArgs {
     out: Option<PathBuf>,
 }
 
-/// Makes a report of runs in the database.
+/// Makes a report of runs.
 pub(crate) async fn run(args: ReportArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let (path, reader) = args.database.open(folders).await?;
+    match args.source.source(folders)? {
+        Source::Database(path) => {
+            let reader = source::open(&path).await?;
+            let ids = chosen(&reader, &args.runs, &path).await?;
+            let dataset = regatta_reporter::load(&reader, &ids).await?;
+            finish(&args, &dataset, &path, ids[0].as_str())
+        }
+        Source::Coordinator(client) => elsewhere(args, client).await,
+    }
+}
+
+/// The runs that were named, or the newest.
+async fn chosen(reader: &Reader, named: &[String], path: &Path) -> anyhow::Result<Vec<RunId>> {
     let mut ids = Vec::new();
-    for run in &args.runs {
+    for run in named {
         ids.push(reader.resolve_run(run).await.map_err(|error| BadInput(error.to_string()))?);
     }
     if ids.is_empty() {
@@ -56,31 +90,60 @@ pub(crate) async fn run(args: ReportArgs, folders: &Folders) -> anyhow::Result<E
             last.with_context(|| format!("no runs in {}: start one with 'regatta run SCENARIO'", path.display()))?.id,
         );
     }
-    let format = match args.format {
-        Kind::Html => {
-            let out = args.out.unwrap_or_else(|| Path::new("regatta-out").join(ids[0].as_str()));
-            write(&reader, &path, &ids, &out, false).await?;
-            return Ok(Exit::Done);
-        }
-        Kind::Csv => Format::Csv,
-        Kind::Json => Format::Json,
-        Kind::Md => Format::Markdown,
+    Ok(ids)
+}
+
+/// Fetches the runs, and keeps them beside the page. What goes to standard output leaves no file behind.
+async fn elsewhere(args: ReportArgs, mut client: RunClient) -> anyhow::Result<Exit> {
+    let mut ids = Vec::new();
+    for run in &args.runs {
+        ids.push(source::get_run(&mut client, run).await?.id);
+    }
+    if ids.is_empty() {
+        let last = source::list_runs(&mut client, 1).await?.into_iter().next();
+        ids.push(last.context("the coordinator has no runs yet: submit one with 'regatta submit SCENARIO'")?.id);
+    }
+    let temporary = tempfile::tempdir().context("failed to make a temporary folder")?;
+    let out = match args.format.to_stdout() {
+        Some(_) => temporary.path().to_owned(),
+        None => args.out.clone().unwrap_or_else(|| folder(&ids[0])),
     };
-    let dataset = regatta_reporter::load(&reader, &ids).await?;
-    output::text(&regatta_reporter::export(&dataset, &options(&path), format)?);
+    let mut dataset = Dataset { runs: Vec::new() };
+    let mut source = PathBuf::new();
+    for id in &ids {
+        let name = if ids.len() == 1 { "run.sqlite".to_owned() } else { format!("run-{id}.sqlite") };
+        let (fetched, file) = fetch(&mut client, id, &out.join(name)).await?;
+        dataset.runs.extend(fetched.runs);
+        source = file;
+    }
+    finish(&args, &dataset, &source, &ids[0])
+}
+
+/// Fetches a run of a coordinator into `file`, and reads it.
+pub(crate) async fn fetch(client: &mut RunClient, run: &str, file: &Path) -> anyhow::Result<(Dataset, PathBuf)> {
+    fetch::run(client, run, file).await?;
+    let reader = source::open(file).await?;
+    let dataset = regatta_reporter::load(&reader, &[run.parse()?]).await?;
+    reader.close().await;
+    Ok((dataset, file.to_owned()))
+}
+
+fn finish(args: &ReportArgs, dataset: &Dataset, source: &Path, first: &str) -> anyhow::Result<Exit> {
+    match args.format.to_stdout() {
+        Some(format) => output::text(&regatta_reporter::export(dataset, &options(source), format)?),
+        None => write(dataset, source, &args.out.clone().unwrap_or_else(|| folder(first)), false)?,
+    }
     Ok(Exit::Done)
 }
 
+/// Where a run's report goes, if nobody says otherwise.
+pub(crate) fn folder(run: &str) -> PathBuf {
+    Path::new("regatta-out").join(run)
+}
+
 /// Writes page and charts, and says where they are.
-pub(crate) async fn write(
-    reader: &Reader,
-    database: &Path,
-    runs: &[RunId],
-    out: &Path,
-    json: bool,
-) -> anyhow::Result<()> {
-    let dataset = regatta_reporter::load(reader, runs).await?;
-    let written = regatta_reporter::render(&dataset, &options(database), out)?;
+pub(crate) fn write(dataset: &Dataset, source: &Path, out: &Path, json: bool) -> anyhow::Result<()> {
+    let written = regatta_reporter::render(dataset, &options(source), out)?;
     if json {
         output::line(&json!({ "event": "report", "html": written.html, "png": written.pngs }).to_string());
         return Ok(());
@@ -92,7 +155,7 @@ pub(crate) async fn write(
     Ok(())
 }
 
-fn options(database: &Path) -> ReportOptions {
-    let source = database.file_name().unwrap_or_default().to_string_lossy().into_owned();
+fn options(source: &Path) -> ReportOptions {
+    let source = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
     ReportOptions { generated_at: Timestamp::now(), source, svg: false }
 }

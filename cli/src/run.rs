@@ -1,7 +1,5 @@
-//! `regatta run`: a scenario in, samples in the database, a report out, on this machine.
+//! `regatta run`: a scenario in, samples in a database, a report out; on this machine, or on a coordinator's fleet.
 
-use std::collections::HashMap;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,19 +8,31 @@ use regatta_core::id::RunId;
 use regatta_core::scenario::ScenarioBundle;
 use regatta_proto::pb;
 use regatta_store::Reader;
-use uuid::Uuid;
 
 use crate::bundle::{self, ScenarioArgs};
+use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
 use crate::local::Local;
-use crate::output;
 use crate::paths::Folders;
-use crate::progress::{Progress, Style};
 use crate::report;
-use crate::runs::DatabaseArgs;
+use crate::source::{self, DatabaseArgs, Source, SourceArgs};
+use crate::submit::{self, PriorityArgs};
+use crate::watch::{self, Place, Screen, Watched};
+use crate::{output, rpc};
+
+const EXAMPLES: &str = "\
+Examples:
+  regatta run scenarios/demo.toml                            on this machine; nothing else is needed
+  regatta run scenarios/tinyllama.toml --weights synthetic   made-up weights of the right shape
+  regatta run nightly.toml --coordinator https://bench:7600  on a fleet: submit, watch, report
+  regatta run --resume                                       go on with the last run that was broken off
+
+Ctrl-C here ends a run after the current repetition; with --coordinator it ends only the watching.
+Exit codes: 0 all cells ok, 1 something failed, 2 bad input, 4 some cells are not ok or it was stopped";
 
 /// Arguments of `regatta run`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
     /// The scenario file
     #[arg(required_unless_present = "resume")]
@@ -30,7 +40,9 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     options: ScenarioArgs,
     #[command(flatten)]
-    database: DatabaseArgs,
+    priority: PriorityArgs,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Folder for the report [default: regatta-out/RUN]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -44,22 +56,69 @@ pub(crate) struct RunArgs {
 
 /// Runs a scenario, or the rest of a run, and reports.
 pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let database = folders.database(args.database.db.as_deref())?;
-    let job = Job::of(&args, &database).await?;
-    let mut local = Local::start(&database, folders, &job.bundle().models).await?;
-    let id = job.queue(&mut local, args.options.allow_large).await?;
-    let reader = crate::runs::open(&database).await?;
-    let ended = watch(&mut local, &reader, &id, style(args.json)).await?;
+    match args.source.source(folders)? {
+        Source::Database(database) => here(args, &database, folders).await,
+        Source::Coordinator(client) => elsewhere(args, client).await,
+    }
+}
+
+/// On this machine: a coordinator and an agent in this process.
+async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
+    let job = Job::of(&args, database).await?;
+    let mut local = Local::start(database, folders, &job.bundle().models).await?;
+    let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
+    let screen = Screen::new(args.json, Place::Stderr);
+    let watched = watch::follow(local.client.clone(), id.as_str(), screen, stopped(&local)).await;
     local.stop().await?;
-    let out = args.out.unwrap_or_else(|| Path::new("regatta-out").join(id.as_str()));
-    if !ended {
+    let watched = watched?;
+    if let Watched::Stopped = watched {
         output::note(&format!(
             "stopped; what is measured is kept. Go on with: regatta run --resume {id}{}",
-            flag(&args.database)
+            flag(&args.source.database)
         ));
     }
-    report::write(&reader, &database, std::slice::from_ref(&id), &out, args.json).await?;
-    exit_code(&reader, &id, ended).await
+    let out = args.out.unwrap_or_else(|| report::folder(id.as_str()));
+    let reader = source::open(database).await?;
+    let dataset = regatta_reporter::load(&reader, std::slice::from_ref(&id)).await?;
+    report::write(&dataset, database, &out, args.json)?;
+    Ok(watched.exit())
+}
+
+/// On a fleet: submit, watch, fetch, report.
+async fn elsewhere(args: RunArgs, mut client: RunClient) -> anyhow::Result<Exit> {
+    let id = match &args.resume {
+        Some(run) => resume(&mut client, run).await?,
+        None => submit::queue(&mut client, new_bundle(&args)?, args.options.allow_large, args.priority).await?,
+    };
+    if !args.json {
+        output::note(&format!("run {id}"));
+    }
+    let screen = Screen::new(args.json, Place::Stderr);
+    let watched = watch::remotely(client.clone(), &id, screen).await?;
+    if let Watched::Ended(_) = watched {
+        let out = args.out.unwrap_or_else(|| report::folder(&id));
+        let (dataset, file) = report::fetch(&mut client, &id, &out.join("run.sqlite")).await?;
+        report::write(&dataset, &file, &out, args.json)?;
+    }
+    Ok(watched.exit())
+}
+
+/// Done when the agent has stopped because a person wants it to.
+async fn stopped(local: &Local) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Where signals can't be had, nobody can interrupt.
+        std::future::pending::<()>().await;
+    }
+    output::note("stopping after the current repetition (Ctrl-C again stops at once) …");
+    local.stop_agent.soft.cancel();
+    loop {
+        tokio::select! {
+            again = tokio::signal::ctrl_c() => if again.is_ok() {
+                local.stop_agent.hard.cancel();
+            },
+            () = local.agent_stopped() => break,
+        }
+    }
 }
 
 /// The `--db` that was given, to be repeated in advice.
@@ -67,12 +126,11 @@ fn flag(database: &DatabaseArgs) -> String {
     database.db.as_ref().map_or_else(String::new, |path| format!(" --db {}", path.display()))
 }
 
-fn style(json: bool) -> Style {
-    match (json, std::io::stderr().is_terminal()) {
-        (true, _) => Style::Json,
-        (false, true) => Style::Bar,
-        (false, false) => Style::Lines,
-    }
+fn new_bundle(args: &RunArgs) -> anyhow::Result<ScenarioBundle> {
+    let path = args.scenario.as_deref().context("no scenario was given")?;
+    let bundle = bundle::read(path, &args.options)?;
+    bundle::check(&bundle)?;
+    Ok(bundle)
 }
 
 /// What is to be done.
@@ -84,16 +142,11 @@ enum Job {
 impl Job {
     /// Everything that can be wrong with the input is found here, before anything is started.
     async fn of(args: &RunArgs, database: &Path) -> anyhow::Result<Self> {
-        if let Some(run) = &args.resume {
-            let reader = crate::runs::open(database).await?;
-            let id = resumable(&reader, run).await?;
-            let bundle = reader.run(id.as_str()).await?.bundle;
-            return Ok(Self::Resume(id, bundle));
-        }
-        let path = args.scenario.as_deref().context("no scenario was given")?;
-        let bundle = bundle::read(path, &args.options)?;
-        bundle::check(&bundle)?;
-        Ok(Self::New(bundle))
+        let Some(run) = &args.resume else { return Ok(Self::New(new_bundle(args)?)) };
+        let reader = source::open(database).await?;
+        let id = resumable(&reader, run).await?;
+        let bundle = reader.run(id.as_str()).await?.bundle;
+        Ok(Self::Resume(id, bundle))
     }
 
     fn bundle(&self) -> &ScenarioBundle {
@@ -103,99 +156,35 @@ impl Job {
     }
 
     /// Hands it to the coordinator.
-    async fn queue(self, local: &mut Local, allow_large: bool) -> anyhow::Result<RunId> {
+    async fn queue(self, client: &mut RunClient, args: &RunArgs) -> anyhow::Result<String> {
         match self {
-            Self::New(bundle) => {
-                let run_id = Uuid::now_v7().to_string();
-                let request = pb::SubmitRunRequest {
-                    scenario: Some(bundle.into()),
-                    allow_large,
-                    run_id: run_id.clone(),
-                    priority: 0,
-                };
-                local.client.submit_run(request).await.map_err(|status| refused(&status))?;
-                Ok(run_id.parse()?)
-            }
-            Self::Resume(id, _) => {
-                let request = pb::ResumeRunRequest { run_id: id.to_string() };
-                local.client.resume_run(request).await.map_err(|status| refused(&status))?;
-                Ok(id)
-            }
+            Self::New(bundle) => submit::queue(client, bundle, args.options.allow_large, args.priority).await,
+            Self::Resume(id, _) => resume(client, id.as_str()).await,
         }
     }
 }
 
-/// What the coordinator said, without the transport's words around it.
-fn refused(status: &tonic::Status) -> anyhow::Error {
-    match status.code() {
-        tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::FailedPrecondition => {
-            BadInput(status.message().to_owned()).into()
-        }
-        code => anyhow::anyhow!("{} ({code})", status.message()),
-    }
+/// Queues again what a run has not finished: the run that was named, or the newest that has not ended.
+async fn resume(client: &mut RunClient, named: &str) -> anyhow::Result<String> {
+    let run = if named.is_empty() {
+        let runs = source::list_runs(client, 100).await?;
+        runs.into_iter().find(|run| run.state == "active").ok_or_else(nothing_to_resume)?
+    } else {
+        source::get_run(client, named).await?
+    };
+    let request = rpc::request(pb::ResumeRunRequest { run_id: run.id.clone() });
+    client.resume_run(request).await.map_err(|status| rpc::refused(&status))?;
+    Ok(run.id)
 }
 
-/// The run that was named, or the newest that has not ended.
 async fn resumable(reader: &Reader, named: &str) -> anyhow::Result<RunId> {
     if !named.is_empty() {
         return Ok(reader.resolve_run(named).await.map_err(|error| BadInput(error.to_string()))?);
     }
     let runs = reader.runs(100).await?;
-    let open = runs.into_iter().find(|run| run.ended_at.is_none());
-    Ok(open.ok_or_else(|| BadInput("no run in this database is waiting to be resumed".to_owned()))?.id)
+    Ok(runs.into_iter().find(|run| run.ended_at.is_none()).ok_or_else(nothing_to_resume)?.id)
 }
 
-/// Shows the run's events until it has ended. Returns `false` where a person stopped it before.
-async fn watch(local: &mut Local, reader: &Reader, id: &RunId, style: Style) -> anyhow::Result<bool> {
-    let cells = reader.cells(id).await?;
-    let repetitions = reader.run(id.as_str()).await?.policy.repetitions;
-    let ended = cells.iter().filter(|cell| cell.outcome.is_some()).count();
-    let labels: HashMap<Vec<u8>, String> = cells
-        .iter()
-        .map(|record| {
-            let cell = &record.cell;
-            let label = format!("{} {} {}", cell.backend, cell.artifact.precision, cell.workload.name);
-            (record.hash.0.as_bytes().to_vec(), label)
-        })
-        .collect();
-    let mut progress = Progress::new(style, labels, repetitions, cells.len() as u64, ended as u64);
-    let request = pb::WatchRunRequest { run_id: id.to_string() };
-    let mut events = local.client.watch_run(request).await?.into_inner();
-    let mut interrupted = false;
-    loop {
-        tokio::select! {
-            event = events.message() => match event? {
-                Some(event) => {
-                    progress.event(&event);
-                    if event.run.is_some_and(|run| run.state != "active") {
-                        progress.finish();
-                        return Ok(true);
-                    }
-                }
-                None => break,
-            },
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
-                if interrupted {
-                    local.stop_agent.hard.cancel();
-                } else {
-                    interrupted = true;
-                    output::note("stopping after the current repetition (Ctrl-C again stops at once) …");
-                    local.stop_agent.soft.cancel();
-                }
-            }
-            () = local.agent_stopped(), if interrupted => break,
-        }
-    }
-    progress.finish();
-    Ok(false)
-}
-
-/// 0 where all cells are ok, 4 where some failed or the run was stopped.
-async fn exit_code(reader: &Reader, id: &RunId, ended: bool) -> anyhow::Result<Exit> {
-    let cells = reader.run(id.as_str()).await?.summary.cells;
-    let good =
-        cells.iter().filter(|(state, _)| matches!(state.as_str(), "ok" | "skipped")).map(|(_, n)| n).sum::<u32>();
-    let all = cells.values().sum::<u32>();
-    Ok(if ended && good == all { Exit::Done } else { Exit::Incomplete })
+fn nothing_to_resume() -> BadInput {
+    BadInput("no run in this database is waiting to be resumed".to_owned())
 }

@@ -1,44 +1,24 @@
-//! `regatta runs` and `regatta show`: what is in the database.
+//! `regatta runs` and `regatta show`: what is in the database, or at the coordinator.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use clap::Args;
-use regatta_core::cell::Outcome;
-use regatta_store::{CellRecord, Reader, RunSummary, Store};
-use serde_json::{Value, json};
+use regatta_proto::pb;
+use serde_json::Value;
 
+use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
 use crate::output;
 use crate::paths::Folders;
-
-/// Which database.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DatabaseArgs {
-    /// The database file [default: regatta.sqlite in the home folder]
-    #[arg(long, env = "REGATTA_DB", value_name = "FILE")]
-    pub db: Option<PathBuf>,
-}
-
-impl DatabaseArgs {
-    /// Opens it for reading.
-    pub(crate) async fn open(&self, folders: &Folders) -> anyhow::Result<(PathBuf, Reader)> {
-        let path = folders.database(self.db.as_deref())?;
-        let reader = open(&path).await?;
-        Ok((path, reader))
-    }
-}
-
-/// Opens a database for reading; what is wrong with the path is bad input.
-pub(crate) async fn open(path: &Path) -> Result<Reader, BadInput> {
-    Store::open_read_only(path).await.map_err(|error| BadInput(error.to_string()))
-}
+use crate::rpc;
+use crate::source::{self, Source, SourceArgs};
+use crate::view::{CellView, RunView};
 
 /// Arguments of `regatta runs`.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArgs {
     #[command(flatten)]
-    database: DatabaseArgs,
+    source: SourceArgs,
     /// At most this many, newest first
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: u32,
@@ -49,37 +29,26 @@ pub(crate) struct RunsArgs {
 
 /// Lists runs.
 pub(crate) async fn list(args: RunsArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let (path, reader) = args.database.open(folders).await?;
-    let runs = reader.runs(args.limit).await?;
+    let (runs, place): (Vec<RunView>, _) = match args.source.source(folders)? {
+        Source::Database(path) => {
+            let runs = source::open(&path).await?.runs(args.limit).await?;
+            (runs.iter().map(RunView::from).collect(), path.display().to_string())
+        }
+        Source::Coordinator(mut client) => {
+            let runs = source::list_runs(&mut client, args.limit).await?;
+            (runs.into_iter().map(RunView::from).collect(), "the coordinator's database".to_owned())
+        }
+    };
     if args.json {
-        let runs: Vec<Value> = runs.iter().map(run_json).collect();
-        output::text(&(serde_json::to_string_pretty(&runs)? + "\n"));
+        output::json(&Value::Array(runs.iter().map(RunView::json).collect()));
     } else if runs.is_empty() {
-        output::note(&format!("no runs in {}: start one with 'regatta run SCENARIO'", path.display()));
+        output::note(&format!("no runs in {place}: start one with 'regatta run SCENARIO'"));
     } else {
         for run in &runs {
-            output::line(&run_line(run));
+            output::line(&run.line());
         }
     }
     Ok(Exit::Done)
-}
-
-fn run_line(run: &RunSummary) -> String {
-    let cells: Vec<String> = run.cells.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    let created = run.created_at.strftime("%Y-%m-%d %H:%M");
-    format!("{}  {created}  {:<9} {}: {}", run.id, run.state.as_str(), run.name, cells.join(", "))
-}
-
-fn run_json(run: &RunSummary) -> Value {
-    json!({
-        "run": run.id,
-        "name": run.name,
-        "state": run.state.as_str(),
-        "created_at": run.created_at.to_string(),
-        "ended_at": run.ended_at.map(|at| at.to_string()),
-        "cells": run.cells,
-        "samples": run.samples,
-    })
 }
 
 /// Arguments of `regatta show`.
@@ -88,7 +57,7 @@ pub(crate) struct ShowArgs {
     /// A run id or the beginning of one
     run: String,
     #[command(flatten)]
-    database: DatabaseArgs,
+    source: SourceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -96,52 +65,38 @@ pub(crate) struct ShowArgs {
 
 /// Shows the cells of one run.
 pub(crate) async fn show(args: ShowArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let (_, reader) = args.database.open(folders).await?;
-    let id = reader.resolve_run(&args.run).await.map_err(|error| BadInput(error.to_string()))?;
-    let run = reader.run(id.as_str()).await?.summary;
-    let cells = reader.cells(&id).await?;
+    let (run, cells): (RunView, Vec<CellView>) = match args.source.source(folders)? {
+        Source::Database(path) => {
+            let reader = source::open(&path).await?;
+            let id = reader.resolve_run(&args.run).await.map_err(|error| BadInput(error.to_string()))?;
+            let run = reader.run(id.as_str()).await?.summary;
+            ((&run).into(), reader.cells(&id).await?.iter().map(CellView::from).collect())
+        }
+        Source::Coordinator(mut client) => {
+            let run = source::get_run(&mut client, &args.run).await?;
+            let cells = list_cells(&mut client, &run.id).await?;
+            (run.into(), cells)
+        }
+    };
     if args.json {
-        let mut shown = run_json(&run);
-        shown["cells"] = cells.iter().map(cell_json).collect();
-        output::text(&(serde_json::to_string_pretty(&shown)? + "\n"));
+        let mut shown = run.json();
+        shown["cells"] = cells.iter().map(CellView::json).collect();
+        output::json(&shown);
     } else {
-        let mut text = run_line(&run) + "\n";
+        let mut text = run.line() + "\n";
+        for wait in &run.waits {
+            let _ = writeln!(text, "  waiting: {wait}");
+        }
         for cell in &cells {
-            let _ = writeln!(text, "  {}", cell_line(cell));
+            let _ = writeln!(text, "  {}", cell.line());
         }
         output::text(&text);
     }
     Ok(Exit::Done)
 }
 
-fn cell_line(record: &CellRecord) -> String {
-    let cell = &record.cell;
-    let outcome = record.outcome.as_ref().map_or_else(|| "waiting".to_owned(), Outcome::to_string);
-    let first_line = outcome.lines().next().unwrap_or_default();
-    format!(
-        "{}  {} {} on {}, {}: {first_line} ({} samples)",
-        record.hash.0.short(),
-        cell.backend,
-        cell.artifact,
-        cell.device,
-        cell.workload.name,
-        record.samples
-    )
-}
-
-fn cell_json(record: &CellRecord) -> Value {
-    let cell = &record.cell;
-    json!({
-        "cell": record.hash.to_string(),
-        "agent": cell.agent,
-        "device": cell.device,
-        "backend": cell.backend.to_string(),
-        "artifact": cell.artifact,
-        "workload": cell.workload.name,
-        "state": record.outcome.as_ref().map_or("waiting", Outcome::state),
-        "detail": record.outcome.as_ref().and_then(Outcome::detail),
-        "samples": record.samples,
-        "superseded": record.superseded,
-        "rejected": record.rejected,
-    })
+async fn list_cells(client: &mut RunClient, run: &str) -> anyhow::Result<Vec<CellView>> {
+    let request = rpc::request(pb::ListCellsRequest { run_id: run.to_owned() });
+    let cells = client.list_cells(request).await.map_err(|status| rpc::refused(&status))?.into_inner().cells;
+    Ok(cells.into_iter().map(CellView::from).collect())
 }

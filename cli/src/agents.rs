@@ -1,0 +1,222 @@
+//! `regatta agents`, `drain`, `resume` and `forget`: the machines of a coordinator.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use regatta_proto::pb;
+use serde_json::{Value, json};
+
+use crate::connect::{ConnectArgs, RunClient};
+use crate::exit::Exit;
+use crate::output;
+use crate::rpc;
+use crate::view::time;
+
+/// Arguments of `regatta agents`.
+#[derive(Debug, Args)]
+pub(crate) struct AgentsArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists agents.
+pub(crate) async fn list(args: AgentsArgs) -> anyhow::Result<Exit> {
+    let agents = agents(&mut args.connect.client()?).await?;
+    if args.json {
+        output::json(&Value::Array(agents.iter().map(agent_json).collect()));
+    } else if agents.is_empty() {
+        output::note("no agents yet: start one on each machine with 'regatta agent --coordinator URL'");
+    } else {
+        agents.iter().for_each(|agent| output::text(&agent_text(agent)));
+    }
+    Ok(Exit::Done)
+}
+
+async fn agents(client: &mut RunClient) -> anyhow::Result<Vec<pb::Agent>> {
+    let request = rpc::request(pb::ListAgentsRequest {});
+    Ok(client.list_agents(request).await.map_err(|status| rpc::refused(&status))?.into_inner().agents)
+}
+
+/// An agent in a few lines: itself, then its devices.
+fn agent_text(agent: &pb::Agent) -> String {
+    let mut text = format!("{}  {}", agent.id, state(agent));
+    if !agent.reason.is_empty() {
+        let _ = write!(text, " ({})", plain(&agent.reason));
+    }
+    if !agent.trials.is_empty() {
+        let _ = write!(text, ", holds {}", agent.trials.join(", "));
+    }
+    if agent.spool_records > 0 {
+        let _ = write!(text, ", {} records not yet delivered", agent.spool_records);
+    }
+    let labels: Vec<String> = sorted(agent).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if !labels.is_empty() {
+        let _ = write!(text, "  [{}]", plain(&labels.join(" ")));
+    }
+    if !agent.connected && agent.last_seen_at_unix_ns > 0 {
+        let _ = write!(text, ", last seen {}", time(agent.last_seen_at_unix_ns).strftime("%Y-%m-%d %H:%M UTC"));
+    }
+    text.push('\n');
+    for device in &agent.devices {
+        let memory = device.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
+        let name = plain(&device.name);
+        let _ = writeln!(text, "  {}  {name}{memory}: {}", device.id, device.backends.join(", "));
+    }
+    text
+}
+
+/// The state, also of a coordinator that names none.
+fn state(agent: &pb::Agent) -> &str {
+    match (agent.state.as_str(), agent.connected) {
+        ("", true) => "ready",
+        ("", false) => "away",
+        (state, _) => state,
+    }
+}
+
+fn sorted(agent: &pb::Agent) -> std::collections::BTreeMap<&String, &String> {
+    agent.labels.iter().collect()
+}
+
+/// Text from elsewhere, without a say over the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn agent_json(agent: &pb::Agent) -> Value {
+    let device = |device: &pb::Device| {
+        json!({
+            "id": device.id,
+            "name": device.name,
+            "memory_bytes": device.memory_bytes,
+            "cores": device.cores,
+            "backends": device.backends,
+        })
+    };
+    json!({
+        "agent": agent.id,
+        "state": state(agent),
+        "reason": Some(&agent.reason).filter(|reason| !reason.is_empty()),
+        "connected": agent.connected,
+        "labels": sorted(agent),
+        "version": agent.version,
+        "last_seen_at": (agent.last_seen_at_unix_ns > 0).then(|| time(agent.last_seen_at_unix_ns).to_string()),
+        "trials": agent.trials,
+        "spool_records": agent.spool_records,
+        "devices": agent.devices.iter().map(device).collect::<Vec<_>>(),
+    })
+}
+
+/// Arguments of commands about one agent.
+#[derive(Debug, Args)]
+pub(crate) struct AgentNameArgs {
+    /// The agent's name
+    agent: String,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Print JSON: the agent
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `regatta drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  regatta drain gpu-07 --reason \"new driver on Friday\"      later: regatta resume gpu-07")]
+pub(crate) struct DrainArgs {
+    #[command(flatten)]
+    agent: AgentNameArgs,
+    /// Why, for others to see
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+}
+
+/// Gives an agent no more trials.
+pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<Exit> {
+    let DrainArgs { agent: args, reason } = args;
+    let mut client = args.connect.client()?;
+    let request = rpc::request(pb::DrainAgentRequest { agent_id: args.agent.clone(), reason });
+    client.drain_agent(request).await.map_err(|status| rpc::refused(&status))?;
+    show(&mut client, &args).await
+}
+
+/// Takes an agent back into service.
+pub(crate) async fn resume(args: AgentNameArgs) -> anyhow::Result<Exit> {
+    let mut client = args.connect.client()?;
+    let request = rpc::request(pb::ResumeAgentRequest { agent_id: args.agent.clone() });
+    client.resume_agent(request).await.map_err(|status| rpc::refused(&status))?;
+    show(&mut client, &args).await
+}
+
+/// Removes an agent that is gone for good.
+pub(crate) async fn forget(args: AgentNameArgs) -> anyhow::Result<Exit> {
+    let mut client = args.connect.client()?;
+    let request = rpc::request(pb::ForgetAgentRequest { agent_id: args.agent.clone() });
+    client.forget_agent(request).await.map_err(|status| rpc::refused(&status))?;
+    if args.json {
+        output::json(&json!({ "agent": args.agent, "state": "forgotten" }));
+    } else {
+        output::line(&format!("{}  forgotten; what it measured stays", args.agent));
+    }
+    Ok(Exit::Done)
+}
+
+/// The agent as it is after the change.
+async fn show(client: &mut RunClient, args: &AgentNameArgs) -> anyhow::Result<Exit> {
+    let agents = agents(client).await?;
+    if let Some(agent) = agents.iter().find(|agent| agent.id == args.agent) {
+        if args.json {
+            output::json(&agent_json(agent));
+        } else {
+            output::text(&agent_text(agent));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent() -> pb::Agent {
+        pb::Agent {
+            id: "gpu-07".to_owned(),
+            connected: true,
+            devices: vec![pb::Device {
+                agent_id: "gpu-07".to_owned(),
+                id: "cuda:0".to_owned(),
+                name: "NVIDIA H100\x1b[2J".to_owned(),
+                memory_bytes: Some(80 << 30),
+                cores: None,
+                backends: vec!["candle".to_owned(), "llama.cpp".to_owned()],
+            }],
+            state: "draining".to_owned(),
+            reason: "new driver".to_owned(),
+            labels: [("site".to_owned(), "b".to_owned()), ("gpu".to_owned(), "h100".to_owned())].into(),
+            version: "0.1.0".to_owned(),
+            last_seen_at_unix_ns: 1_700_000_000_000_000_000,
+            trials: vec!["r.t0".to_owned()],
+            spool_records: 3,
+        }
+    }
+
+    #[test]
+    fn an_agent_in_text() {
+        insta::assert_snapshot!(agent_text(&agent()));
+    }
+
+    #[test]
+    fn an_agent_that_is_away_says_since_when() {
+        let away = pb::Agent { connected: false, state: "away".to_owned(), ..agent() };
+        assert!(agent_text(&away).contains("last seen 2023-11-14 22:13 UTC"), "{}", agent_text(&away));
+    }
+
+    #[test]
+    fn an_agent_in_json() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&agent_json(&agent())).unwrap());
+    }
+}

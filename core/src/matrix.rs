@@ -141,12 +141,12 @@ fn each_row<B>(
     for (devices, replicas) in targets(scenario, devices) {
         for model in &scenario.models {
             for &backend in &scenario.backends {
-                let able: Vec<_> = devices.iter().copied().filter(|device| is_able(scenario, device, backend)).collect();
+                let able: Vec<_> =
+                    devices.iter().copied().filter(|device| is_able(scenario, device, backend)).collect();
                 for &precision in &scenario.precisions {
                     let artifact = artifact(scenario, model, backend, precision);
                     let devices = devices.as_slice();
-                    let mut row =
-                        Row { devices, able: able.clone(), model, backend, artifact, replicas, skip: None };
+                    let mut row = Row { devices, able: able.clone(), model, backend, artifact, replicas, skip: None };
                     row.skip = skip_reason(scenario, &row);
                     visit(&row)?;
                 }
@@ -237,13 +237,12 @@ impl Matrix {
             let reason = row.skip.clone().or_else(|| backend.cannot(artifact.precision, workload.batch));
             let cell = Cell { agent, device, backend, artifact, workload, replica };
             let hash = CellHash::of(&prefix, digest);
-            match reason {
-                Some(reason) => skipped.push(PlannedCell { cell, hash, plan: CellPlan::Skip { reason } }),
-                None => {
-                    run.push(digest);
-                    let plan = CellPlan::Run { trial: self.trials.len() };
-                    self.cells.push(PlannedCell { cell, hash, plan });
-                }
+            if let Some(reason) = reason {
+                skipped.push(PlannedCell { cell, hash, plan: CellPlan::Skip { reason } });
+            } else {
+                run.push(digest);
+                let plan = CellPlan::Run { trial: self.trials.len() };
+                self.cells.push(PlannedCell { cell, hash, plan });
             }
         }
         let cells = first..self.cells.len();

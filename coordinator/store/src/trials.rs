@@ -230,6 +230,8 @@ pub enum ReleaseReason {
     Lost,
     /// It did not take the trial, for the reason given.
     Rejected(String),
+    /// It did not take the trial because it is about to leave: nothing has failed.
+    Leaving,
 }
 
 impl fmt::Display for ReleaseReason {
@@ -237,6 +239,7 @@ impl fmt::Display for ReleaseReason {
         match self {
             Self::Lost => f.write_str("agent was lost"),
             Self::Rejected(reason) => write!(f, "agent did not take the trial: {reason}"),
+            Self::Leaving => f.write_str("agent is leaving"),
         }
     }
 }
@@ -274,18 +277,23 @@ impl Change for Release {
         let detail = self.reason.to_string();
         let kind = match &self.reason {
             ReleaseReason::Lost => FailureKind::AgentLost,
-            ReleaseReason::Rejected(_) => FailureKind::Spawn,
+            ReleaseReason::Rejected(_) | ReleaseReason::Leaving => FailureKind::Spawn,
         };
         let released = if lease.cancel_requested {
             cancel(db, at, under).await?;
             Released::Ended(TrialState::Cancelled)
         } else {
-            note_failure(db, under, &detail).await?;
             // A group is measured together: without one of its trials the others come to nothing.
             let members = together(db, under, &lease).await?;
-            if lease.attempts < MAX_ATTEMPTS {
+            if self.reason == ReleaseReason::Leaving {
+                let released = requeue_all(db, at, under, &members, &detail).await?;
+                uncount(db, &members).await?;
+                released
+            } else if lease.attempts < MAX_ATTEMPTS {
+                note_failure(db, under, &detail).await?;
                 requeue_all(db, at, under, &members, &detail).await?
             } else {
+                note_failure(db, under, &detail).await?;
                 quarantine(db, at, under, &members, kind, &detail).await?;
                 Released::Ended(TrialState::Failed)
             }
@@ -316,11 +324,7 @@ async fn failure(db: &mut SqliteConnection, under: Under<'_>) -> Result<Option<S
 }
 
 /// The trial and those of its group that are held, in order.
-async fn together(
-    db: &mut SqliteConnection,
-    under: Under<'_>,
-    lease: &LeaseState,
-) -> Result<Vec<TrialId>, StoreError> {
+async fn together(db: &mut SqliteConnection, under: Under<'_>, lease: &LeaseState) -> Result<Vec<TrialId>, StoreError> {
     let Some(group) = &lease.group else { return Ok(vec![under.trial.clone()]) };
     let rows = sqlx::query(
         "SELECT id FROM trials WHERE group_id = ? AND epoch = ? AND state IN ('leased', 'running') ORDER BY ordinal",
@@ -668,11 +672,7 @@ async fn end_trial(
 }
 
 /// Whether another trial of the group is held by an agent that has not yet said all there is to say.
-async fn others_at_work(
-    db: &mut SqliteConnection,
-    under: Under<'_>,
-    lease: &LeaseState,
-) -> Result<bool, StoreError> {
+async fn others_at_work(db: &mut SqliteConnection, under: Under<'_>, lease: &LeaseState) -> Result<bool, StoreError> {
     let row = sqlx::query(
         "SELECT count(*) AS n FROM trials t JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch
          WHERE t.group_id = ? AND t.state IN ('leased', 'running') AND d.finished_at_unix_ns IS NULL AND t.id <> ?",
@@ -704,15 +704,21 @@ async fn end_all(
     let again = requeue_all(db, at, under, members, failure.unwrap_or_default()).await? == Released::Requeued;
     let failed = attempts.iter().any(|attempt| attempt.epoch == under.epoch.0);
     if again && !failed {
-        // Its agent left, and said so: nothing has failed, and the attempt does not count.
-        for trial in members {
-            sqlx::query("UPDATE trials SET attempts = attempts - 1 WHERE id = ? AND state = 'queued' AND attempts > 0")
-                .bind(trial.as_str())
-                .execute(&mut *db)
-                .await?;
-        }
+        // Its agent left, and said so.
+        uncount(db, members).await?;
     }
     Ok(if again { TrialState::Queued } else { TrialState::Done })
+}
+
+/// Nothing has failed: the attempt does not count.
+async fn uncount(db: &mut SqliteConnection, members: &[TrialId]) -> Result<(), StoreError> {
+    for trial in members {
+        sqlx::query("UPDATE trials SET attempts = attempts - 1 WHERE id = ? AND state = 'queued' AND attempts > 0")
+            .bind(trial.as_str())
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
 }
 
 /// How long a lease took from start to end, by the coordinator's monotonic clock. Kept where the lease did the trial as

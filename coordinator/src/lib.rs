@@ -13,6 +13,7 @@ mod accept;
 mod actor;
 mod auth;
 mod export;
+mod health;
 mod http;
 mod limit;
 mod metrics;

@@ -34,8 +34,6 @@ pub(crate) struct Board {
     pub cells: Vec<CellView>,
     /// What agents are doing, by trial.
     pub working: BTreeMap<String, Working>,
-    /// Repetitions of each cell, where known.
-    pub repetitions: Option<u32>,
     /// The connection is lost.
     pub offline: bool,
     by_hash: HashMap<Vec<u8>, usize>,
@@ -53,7 +51,6 @@ impl Board {
             run,
             cells,
             working: BTreeMap::new(),
-            repetitions: None,
             offline: false,
             by_hash,
             run_at: Duration::ZERO,
@@ -200,6 +197,7 @@ pub(crate) mod testing {
             cells: BTreeMap::new(),
             samples: 0,
             priority: 0,
+            repetitions: 10,
             remaining_ns: None,
             waits: Vec::new(),
             retry_of: None,

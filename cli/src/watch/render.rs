@@ -91,10 +91,7 @@ pub(crate) fn doing(board: &Board, trial: &str, working: &Working, now: Duration
     let what = working.cell.map_or_else(|| format!("trial {trial}"), |at| board.cells[at].label());
     let mut text = format!("{what}: {}", working.phase);
     if working.phase == "measuring" {
-        match board.repetitions {
-            Some(all) => text += &format!(" {}/{all}", working.repetitions),
-            None => text += &format!(" {}", working.repetitions),
-        }
+        text += &format!(" {}/{}", working.repetitions, board.run.repetitions);
     }
     if let Some(rate) = working.rate {
         text += &format!(", {rate:.1} tokens/s");
@@ -319,7 +316,6 @@ mod tests {
     /// A fleet in the middle of a run, with something of everything.
     fn busy() -> Board {
         let mut board = board(&FLEET, &["short-chat", "long-prompt", "batch-8"]);
-        board.repetitions = Some(10);
         for (number, state) in [(0, "ok"), (1, "oom"), (2, "timeout"), (3, "ok"), (4, "failed"), (9, "crashed")] {
             board.event(end(number, state, "a reason"), Duration::from_secs(100));
         }

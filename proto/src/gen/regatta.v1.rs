@@ -560,6 +560,9 @@ pub struct Reject {
     pub epoch: u32,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// The agent is about to leave and takes no trials: nothing has failed.
+    #[prost(bool, tag = "4")]
+    pub leaving: bool,
 }
 /// Records of one trial and epoch, in order, without gaps.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1127,6 +1130,12 @@ pub struct Run {
     /// The run whose failed cells this one repeats. Empty for any other run.
     #[prost(string, tag = "10")]
     pub retry_of: ::prost::alloc::string::String,
+    /// Wall-clock time its last cell ended, in nanoseconds since 1970. Absent while it is active.
+    #[prost(int64, optional, tag = "11")]
+    pub ended_at_unix_ns: ::core::option::Option<i64>,
+    /// Timed executions of each cell.
+    #[prost(uint32, tag = "12")]
+    pub repetitions: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRunRequest {
@@ -1234,6 +1243,9 @@ pub struct Cell {
     /// Empty for a cell that is not tried.
     #[prost(string, tag = "15")]
     pub trial_id: ::prost::alloc::string::String,
+    /// Kind of failure, where the state is "failed".
+    #[prost(string, optional, tag = "16")]
+    pub kind: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportRunRequest {

@@ -8,7 +8,10 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("../../../migrations/0001_initial.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
+    (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
+];
 
 /// The newest schema version.
 pub(crate) const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
@@ -29,7 +32,10 @@ mod tests {
     use super::*;
 
     /// What each version's tables may hold, inserted after its migration and before the next one.
-    const SAMPLES: [&str; MIGRATIONS.len()] = [include_str!("../../../migrations/samples/0001_initial.sql")];
+    const SAMPLES: [&str; MIGRATIONS.len()] = [
+        include_str!("../../../migrations/samples/0001_initial.sql"),
+        include_str!("../../../migrations/samples/0002_fleet.sql"),
+    ];
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {
         let path = dir.path().join("x.db");

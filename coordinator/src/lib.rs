@@ -10,6 +10,7 @@
 //! epoch, so a restart loses nothing but open connections. Handlers only parse, call and answer.
 
 mod actor;
+pub mod barrier;
 mod runs;
 pub mod scheduler;
 mod server;

@@ -37,7 +37,9 @@ impl Local {
         if let Some(parent) = database.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
         }
-        let bound = Coordinator::bind(Config::new(database)).await.map_err(|error| BadInput(error.to_string()))?;
+        // There is no other agent that could do what this one fails to do, and nobody to put it back into service.
+        let config = Config { quarantine_after: None, ..Config::new(database) };
+        let bound = Coordinator::bind(config).await.map_err(|error| BadInput(error.to_string()))?;
         let uri: Uri = format!("http://{}", bound.addr()).parse()?;
         let stop_coordinator = CancellationToken::new();
         let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));

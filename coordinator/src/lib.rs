@@ -11,6 +11,7 @@
 
 mod actor;
 pub mod barrier;
+mod health;
 mod runs;
 pub mod scheduler;
 mod server;

@@ -210,9 +210,9 @@ impl Open {
             Finished::Missing { from_seq } => {
                 self.send(Message::Missing(pb::Missing { trial_id, epoch: epoch.0, from_seq })).await
             }
-            Finished::Complete { run, state, .. } => {
+            Finished::Complete { run, state, failure, .. } => {
                 // The actor first: when the agent hears of it, it may ask for the next trial.
-                self.agents.actor.send(Event::Finished { trial, epoch, run, state }).await?;
+                self.agents.actor.send(Event::Finished { trial, epoch, run, state, failure }).await?;
                 self.send(Message::FinishAck(pb::FinishAck { trial_id, epoch: epoch.0 })).await
             }
         }

@@ -12,6 +12,7 @@ mod events;
 mod ingest;
 mod open;
 mod read;
+mod retry;
 mod row;
 mod runs;
 mod schema;
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::agents::AgentSeen;
+pub use crate::agents::{AgentSeen, ForgetAgent, Service, SetService};
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
@@ -33,7 +34,9 @@ pub use crate::read::{
     TrialRecord, WorkerFacts, WorkerRecord,
 };
 pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
-pub use crate::trials::{Finish, Finished, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released};
+pub use crate::trials::{
+    Finish, Finished, Granted, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released, Seat, Took,
+};
 pub use crate::writer::{Change, Writer};
 
 /// A coordinator's database. One process at a time has it.

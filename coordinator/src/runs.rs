@@ -68,8 +68,11 @@ impl Runs {
     /// The cells of a run. Of each trial that an agent has, the first open cell is running.
     async fn cells(&self, run: &RunId) -> Result<Vec<pb::Cell>, StoreError> {
         let trials = self.reader.trials(run).await?;
-        let mut at_work: HashSet<_> =
-            trials.into_iter().filter(|trial| trial.state.is_held() && !trial.delivered).map(|trial| trial.id).collect();
+        let mut at_work: HashSet<_> = trials
+            .into_iter()
+            .filter(|trial| trial.state.is_held() && !trial.delivered)
+            .map(|trial| trial.id)
+            .collect();
         let cells = self.reader.cells(run).await?;
         let cell = |cell: &CellRecord| {
             let is_open = cell.outcome.is_none();

@@ -297,7 +297,8 @@ impl<'s> Plan<'s> {
     fn in_service(&mut self, key: PoolKey) -> usize {
         let known = self.pools.get(&key).and_then(|left| left.in_service);
         known.unwrap_or_else(|| {
-            let places = self.snapshot.pool(key).map_or(0, |pool| pool.places.iter().filter(|p| self.may_use(p)).count());
+            let places =
+                self.snapshot.pool(key).map_or(0, |pool| pool.places.iter().filter(|p| self.may_use(p)).count());
             if let Some(left) = self.pools.get_mut(&key) {
                 left.in_service = Some(places);
             }

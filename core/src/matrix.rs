@@ -141,12 +141,12 @@ fn each_row<B>(
     for (devices, replicas) in targets(scenario, devices) {
         for model in &scenario.models {
             for &backend in &scenario.backends {
-                let able: Vec<_> = devices.iter().copied().filter(|device| is_able(scenario, device, backend)).collect();
+                let able: Vec<_> =
+                    devices.iter().copied().filter(|device| is_able(scenario, device, backend)).collect();
                 for &precision in &scenario.precisions {
                     let artifact = artifact(scenario, model, backend, precision);
                     let devices = devices.as_slice();
-                    let mut row =
-                        Row { devices, able: able.clone(), model, backend, artifact, replicas, skip: None };
+                    let mut row = Row { devices, able: able.clone(), model, backend, artifact, replicas, skip: None };
                     row.skip = skip_reason(scenario, &row);
                     visit(&row)?;
                 }

@@ -237,9 +237,8 @@ impl Snapshot {
     /// The run's trials that have not ended, in order.
     pub fn trials_of<'s>(&'s self, run: &RunId) -> impl Iterator<Item = &'s TrialView> {
         let info = self.run_keys.get(run).map(|key| self.run(*key));
-        info.into_iter().flat_map(|info| {
-            info.trials.iter().filter_map(|ordinal| self.trial(&TrialId::of(&info.id, *ordinal)))
-        })
+        info.into_iter()
+            .flat_map(|info| info.trials.iter().filter_map(|ordinal| self.trial(&TrialId::of(&info.id, *ordinal))))
     }
 }
 

@@ -298,8 +298,12 @@ impl World {
                 assert!(view.places.contains(&place), "{id} may not go to {place}");
                 let host = self.snapshot.host(&place.agent).unwrap();
                 assert!(host.out_of_service.is_none() && (host.free_from..host.alive_until).contains(&self.now));
-                let hold =
-                    Hold::Held { place: place.clone(), epoch: Epoch(1), since: self.now, expires_at: Some(Duration::MAX) };
+                let hold = Hold::Held {
+                    place: place.clone(),
+                    epoch: Epoch(1),
+                    since: self.now,
+                    expires_at: Some(Duration::MAX),
+                };
                 self.snapshot.set_hold(&id, hold);
                 assigned.push((id, place));
             }
@@ -338,7 +342,8 @@ impl World {
 /// Trials and groups over three hosts of three devices, one host perhaps out of service.
 fn any_trials() -> impl Strategy<Value = Vec<TrialView>> {
     let places = prop::collection::btree_set((0..3usize, 0..3usize), 1..5);
-    let one = (0..3usize, places, any::<bool>(), 0..3usize, prop::option::of(1..50u64), 0..3i32, 0..3usize, any::<bool>());
+    let one =
+        (0..3usize, places, any::<bool>(), 0..3usize, prop::option::of(1..50u64), 0..3i32, 0..3usize, any::<bool>());
     prop::collection::vec(one, 1..25).prop_map(|all| {
         let mut next = [0; 3];
         let mut trials = Vec::new();
@@ -433,7 +438,8 @@ fn a_fleet_of_unequal_devices_ends_within_five_percent_of_the_bound() {
     // hosts that have one of them: a host measures one trial at a time.
     let bound = (1..16usize).map(|set| {
         let classes: Vec<_> = (0..4).filter(|class| set >> class & 1 == 1).collect();
-        let hosts: HashSet<_> = classes.iter().flat_map(|&class| pools[class].iter().map(|p| p.agent.clone())).collect();
+        let hosts: HashSet<_> =
+            classes.iter().flat_map(|&class| pools[class].iter().map(|p| p.agent.clone())).collect();
         classes.iter().map(|&class| work[class]).sum::<u64>() as f64 / hosts.len() as f64
     });
     let bound = bound.fold(longest as f64, f64::max);

@@ -9,6 +9,7 @@ mod blob;
 mod cells;
 mod error;
 mod events;
+mod groups;
 mod ingest;
 mod open;
 mod read;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 pub use crate::agents::{AgentSeen, ForgetAgent, Service, SetService};
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
+pub use crate::groups::{Begun, ReplicaCell};
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
 pub use crate::read::{
     AgentRecord, CellRecord, Delivery, EventRecord, Reader, RejectedSample, RunDevice, RunRecord, RunSummary,

@@ -457,8 +457,7 @@ impl Reader {
 
     /// Every trial that has not ended, over all runs, oldest run first.
     pub async fn open_trials(&self) -> Result<Vec<TrialRecord>, StoreError> {
-        let sql =
-            format!("{TRIALS} WHERE t.state IN ('queued', 'leased', 'running') ORDER BY t.run_id, t.ordinal");
+        let sql = format!("{TRIALS} WHERE t.state IN ('queued', 'leased', 'running') ORDER BY t.run_id, t.ordinal");
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&self.pool).await?;
         row::trial_records(&rows)
     }

@@ -56,8 +56,10 @@ impl Change for NewRun {
 
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Submitted, StoreError> {
         let bundle = to_json("runs.bundle", &self.bundle)?;
-        let earlier =
-            sqlx::query("SELECT bundle, retry_of FROM runs WHERE id = ?").bind(self.id.as_str()).fetch_optional(&mut *db).await?;
+        let earlier = sqlx::query("SELECT bundle, retry_of FROM runs WHERE id = ?")
+            .bind(self.id.as_str())
+            .fetch_optional(&mut *db)
+            .await?;
         if let Some(row) = earlier {
             let same = row.text("bundle")? == bundle && row.optional_parsed("retry_of")? == self.retry_of;
             return Ok(if same { Submitted::AlreadyStored } else { Submitted::OtherScenario });

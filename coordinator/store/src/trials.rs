@@ -230,12 +230,15 @@ pub enum ReleaseReason {
     Lost,
     /// It did not take the trial, for the reason given.
     Rejected(String),
+    /// The replicas of its group can't begin together any more, for the reason given.
+    Apart(String),
 }
 
 impl fmt::Display for ReleaseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost => f.write_str("agent was lost"),
+            Self::Apart(reason) => write!(f, "group came apart: {reason}"),
             Self::Rejected(reason) => write!(f, "agent did not take the trial: {reason}"),
         }
     }
@@ -273,7 +276,7 @@ impl Change for Release {
         let under = Under { run: &lease.run, trial: &self.trial, epoch: self.epoch };
         let detail = self.reason.to_string();
         let kind = match &self.reason {
-            ReleaseReason::Lost => FailureKind::AgentLost,
+            ReleaseReason::Lost | ReleaseReason::Apart(_) => FailureKind::AgentLost,
             ReleaseReason::Rejected(_) => FailureKind::Spawn,
         };
         let released = if lease.cancel_requested {
@@ -316,11 +319,7 @@ async fn failure(db: &mut SqliteConnection, under: Under<'_>) -> Result<Option<S
 }
 
 /// The trial and those of its group that are held, in order.
-async fn together(
-    db: &mut SqliteConnection,
-    under: Under<'_>,
-    lease: &LeaseState,
-) -> Result<Vec<TrialId>, StoreError> {
+async fn together(db: &mut SqliteConnection, under: Under<'_>, lease: &LeaseState) -> Result<Vec<TrialId>, StoreError> {
     let Some(group) = &lease.group else { return Ok(vec![under.trial.clone()]) };
     let rows = sqlx::query(
         "SELECT id FROM trials WHERE group_id = ? AND epoch = ? AND state IN ('leased', 'running') ORDER BY ordinal",
@@ -668,11 +667,7 @@ async fn end_trial(
 }
 
 /// Whether another trial of the group is held by an agent that has not yet said all there is to say.
-async fn others_at_work(
-    db: &mut SqliteConnection,
-    under: Under<'_>,
-    lease: &LeaseState,
-) -> Result<bool, StoreError> {
+async fn others_at_work(db: &mut SqliteConnection, under: Under<'_>, lease: &LeaseState) -> Result<bool, StoreError> {
     let row = sqlx::query(
         "SELECT count(*) AS n FROM trials t JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch
          WHERE t.group_id = ? AND t.state IN ('leased', 'running') AND d.finished_at_unix_ns IS NULL AND t.id <> ?",

@@ -5,5 +5,6 @@
 mod agents;
 mod delivery;
 mod leases;
+mod replicas;
 mod runs;
 mod support;

@@ -103,7 +103,7 @@ pub(crate) enum Event {
     /// An agent lives.
     Heartbeat { session: SessionId, held: Vec<(TrialId, Epoch)>, spool_records: u64 },
     /// An agent did not take a trial.
-    Rejected { session: SessionId, trial: TrialId, epoch: Epoch, reason: String },
+    Rejected { session: SessionId, trial: TrialId, epoch: Epoch, reason: String, leaving: bool },
     /// Records of a lease were stored.
     Records { session: SessionId, trial: TrialId, epoch: Epoch, run: RunId },
     /// A replica is ready for a repetition.
@@ -313,7 +313,10 @@ impl Actor {
                 let _ = reply.send(self.open_session(*hello, link, greeting).await);
             }
             Event::Heartbeat { session, held, spool_records } => self.heartbeat(session, &held, spool_records).await,
-            Event::Rejected { session, trial, epoch, reason } => self.rejected(session, trial, epoch, reason).await,
+            Event::Rejected { session, trial, epoch, reason, leaving } => {
+                let reason = if leaving { ReleaseReason::Leaving } else { ReleaseReason::Rejected(reason) };
+                self.rejected(session, trial, epoch, reason).await;
+            }
             Event::Records { session, trial, epoch, run } => {
                 self.heard(session);
                 self.renew(session, &trial, epoch);
@@ -591,14 +594,18 @@ impl Actor {
         leases.filter(|lease| !held.contains(lease) && !spool.contains(lease)).collect()
     }
 
-    async fn rejected(&mut self, session: SessionId, trial: TrialId, epoch: Epoch, reason: String) {
+    async fn rejected(&mut self, session: SessionId, trial: TrialId, epoch: Epoch, reason: ReleaseReason) {
         let free_from = self.now() + BACK_OFF;
-        if let Some(open) = self.session(session) {
-            let agent = open.hello.agent.id.clone();
-            warn!(%agent, %trial, reason, "agent did not take a trial");
-            self.free(&agent, free_from);
-            self.release(&trial, epoch, ReleaseReason::Rejected(reason)).await;
+        let Some(agent) = self.agents.get(&session).cloned() else { return };
+        warn!(%agent, %trial, %reason, "agent did not take a trial");
+        if let Some(host) = self.snapshot.host_mut(&agent) {
+            host.free_from = free_from;
+            if reason == ReleaseReason::Leaving {
+                // Until it comes back as another process, with another session.
+                host.out_of_service = Some("leaving".to_owned());
+            }
         }
+        self.release(&trial, epoch, reason).await;
     }
 }
 
@@ -650,7 +657,9 @@ impl Actor {
             }
             Ok(Leased::NotQueued) => {
                 let trials: Vec<_> = prepared.iter().map(|one| one.seat.trial.clone()).collect();
-                prepared.iter().for_each(|one| self.free(&one.seat.place.agent, now));
+                for one in &prepared {
+                    self.free(&one.seat.place.agent, now);
+                }
                 if let Err(error) = self.reread(&trials).await {
                     warn!(trial = %trials[0], %error, "failed to read a trial again");
                 }
@@ -695,7 +704,7 @@ impl Actor {
         // Where nobody is to blame, no agent is.
         let blame = !matches!(reason, ReleaseReason::Apart(_));
         let agent = self.holder(trial, epoch).filter(|_| blame);
-        let why = reason.to_string();
+        let (why, leaving) = (reason.to_string(), reason == ReleaseReason::Leaving);
         let released = self.writer.write(Release { trial: trial.clone(), epoch, reason }).await?;
         info!(%trial, epoch = epoch.0, ?released, "lease taken back");
         self.forget_group(trial);
@@ -705,8 +714,8 @@ impl Actor {
         }
         // Also where it was over before: its end is stored, and on its way here as another event.
         self.reread(&members).await?;
-        let failed = matches!(released, Released::Requeued | Released::Ended(TrialState::Failed | TrialState::Done));
-        if let Some(agent) = agent.filter(|_| failed) {
+        let over = matches!(released, Released::Requeued | Released::Ended(TrialState::Failed | TrialState::Done));
+        if let Some(agent) = agent.filter(|_| over && !leaving) {
             self.failed(&agent, trial, &why).await;
         }
         Ok(())
@@ -720,9 +729,10 @@ impl Actor {
         }
     }
 
-    /// Tells the agent that has the trial to stop it.
+    /// Tells the agent that is at the trial to stop it.
     fn tell_to_stop(&self, trial: &TrialId) {
-        let Some(Hold::Held { place, epoch, .. }) = self.snapshot.trial(trial).map(|view| &view.hold) else { return };
+        let hold = self.snapshot.trial(trial).map(|view| &view.hold);
+        let Some(Hold::Held { place, epoch, expires_at: Some(_), .. }) = hold else { return };
         if let Some(session) = self.sessions.get(&place.agent) {
             let message = pb::CancelTrial { trial_id: trial.to_string(), epoch: epoch.0 };
             session.link.send(Message::Cancel(message));

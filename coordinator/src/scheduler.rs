@@ -268,12 +268,16 @@ impl<'s> Plan<'s> {
             usable.into_iter().partition(|place| self.is_free(place) && idle(place) && ready(place));
         if free.len() >= members.len() {
             let chosen = on_one_agent(&free, members.len());
-            chosen.iter().for_each(|place| self.occupy(place, whole));
+            for place in &chosen {
+                self.occupy(place, whole);
+            }
             let seats = self.seat(members, &chosen);
             return self.give(candidate.run, seats);
         }
         let kept: Vec<_> = free.into_iter().chain(taken).take(members.len()).cloned().collect();
-        kept.iter().for_each(|place| self.occupy(place, whole));
+        for place in &kept {
+            self.occupy(place, whole);
+        }
     }
 
     /// Who of a group goes where: each to its own place, or to any of its pool.

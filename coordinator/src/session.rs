@@ -172,7 +172,7 @@ impl Open {
             Some(FromAgent::Reject(reject)) => {
                 let (trial, epoch) = wire::lease(&reject.trial_id, reject.epoch)?;
                 let reason = regatta_core::id::shown(&reject.reason);
-                actor.send(Event::Rejected { session, trial, epoch, reason }).await
+                actor.send(Event::Rejected { session, trial, epoch, reason, leaving: reject.leaving }).await
             }
             Some(FromAgent::AtBarrier(at)) => {
                 let gate = wire::gate(&at.trial_id, at.epoch, &at.cell_hash, at.repetition)?;

@@ -237,13 +237,12 @@ impl Matrix {
             let reason = row.skip.clone().or_else(|| backend.cannot(artifact.precision, workload.batch));
             let cell = Cell { agent, device, backend, artifact, workload, replica };
             let hash = CellHash::of(&prefix, digest);
-            match reason {
-                Some(reason) => skipped.push(PlannedCell { cell, hash, plan: CellPlan::Skip { reason } }),
-                None => {
-                    run.push(digest);
-                    let plan = CellPlan::Run { trial: self.trials.len() };
-                    self.cells.push(PlannedCell { cell, hash, plan });
-                }
+            if let Some(reason) = reason {
+                skipped.push(PlannedCell { cell, hash, plan: CellPlan::Skip { reason } });
+            } else {
+                run.push(digest);
+                let plan = CellPlan::Run { trial: self.trials.len() };
+                self.cells.push(PlannedCell { cell, hash, plan });
             }
         }
         let cells = first..self.cells.len();

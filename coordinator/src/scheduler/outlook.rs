@@ -8,6 +8,9 @@ use regatta_core::id::{AgentId, RunId, TrialId};
 
 use super::snapshot::{Hold, Snapshot, TrialView};
 
+/// Agents that a reason to wait names, at most.
+const NAMED: usize = 3;
+
 /// How a run goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outlook {
@@ -47,7 +50,6 @@ fn waits_for(snapshot: &Snapshot, trial: &TrialView, now: Duration) -> Option<St
     }
     let mut agents: Vec<&AgentId> = down.iter().map(|place| &place.agent).collect();
     agents.dedup();
-    const NAMED: usize = 3;
     let mut reasons: Vec<_> = agents.iter().take(NAMED).map(|agent| why_down(snapshot, agent)).collect();
     if agents.len() > NAMED {
         reasons.push(format!("and {} more", agents.len() - NAMED));

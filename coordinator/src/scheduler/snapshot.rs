@@ -150,6 +150,15 @@ struct Slot {
     artifact: ArtifactKey,
 }
 
+impl Slot {
+    /// Where it waits for these places.
+    fn entry(&self, pool: PoolKey, avoid: Vec<AgentId>) -> Entry {
+        let bucket = Bucket { artifact: self.artifact, exclusive: self.view.exclusive, avoid };
+        let expected = Reverse(self.view.expected.unwrap_or(Duration::MAX));
+        Entry { pool, run: self.run, bucket, waiting: Waiting { expected, ordinal: self.view.ordinal } }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct HostSlot {
     pub(super) host: Host,
@@ -323,7 +332,7 @@ impl Snapshot {
                 self.runs[slot.run.0].held += 1;
             }
             (Hold::Queued, None) => {
-                let entry = self.entry(slot, slot.pool, slot.view.avoid.clone());
+                let entry = slot.entry(slot.pool, slot.view.avoid.clone());
                 self.wait(entry);
             }
             (Hold::Queued, Some(group)) => {
@@ -350,7 +359,7 @@ impl Snapshot {
                 }
             }
             (Hold::Queued, None) => {
-                let entry = self.entry(slot, slot.pool, slot.view.avoid.clone());
+                let entry = slot.entry(slot.pool, slot.view.avoid.clone());
                 self.unwait(&entry);
             }
             (Hold::Queued, Some(group)) => {
@@ -381,17 +390,11 @@ impl Snapshot {
         let first = first.clone();
         let pool = self.pool_key(&places.into());
         let Some(slot) = self.trials.get(&first) else { return };
-        let entry = self.entry(slot, pool, avoid);
+        let entry = slot.entry(pool, avoid);
         self.wait(entry.clone());
         if let Some(group) = self.groups.get_mut(id) {
             group.entry = Some(entry);
         }
-    }
-
-    fn entry(&self, slot: &Slot, pool: PoolKey, avoid: Vec<AgentId>) -> Entry {
-        let bucket = Bucket { artifact: slot.artifact, exclusive: slot.view.exclusive, avoid };
-        let expected = Reverse(slot.view.expected.unwrap_or(Duration::MAX));
-        Entry { pool, run: slot.run, bucket, waiting: Waiting { expected, ordinal: slot.view.ordinal } }
     }
 
     fn wait(&mut self, entry: Entry) {
@@ -422,16 +425,12 @@ impl Snapshot {
         }
         let (id, priority) = (view.run.clone(), view.priority);
         let info = RunInfo { id, priority, held: 0, trials: BTreeSet::new() };
-        let key = match self.free_runs.pop() {
-            Some(key) => {
-                self.runs[key.0] = info;
-                key
-            }
-            None => {
-                self.runs.push(info);
-                RunKey(self.runs.len() - 1)
-            }
-        };
+        let key = self.free_runs.pop().unwrap_or(RunKey(self.runs.len()));
+        if key.0 == self.runs.len() {
+            self.runs.push(info);
+        } else {
+            self.runs[key.0] = info;
+        }
         self.run_keys.insert(view.run.clone(), key);
         key
     }

@@ -69,7 +69,7 @@ fn expected(seconds: u64, view: TrialView) -> TrialView {
 
 /// The trials of a group, the first with `ordinal`.
 fn group(run: &str, ordinal: u32, places: &[&[&str]]) -> Vec<TrialView> {
-    let (id, replicas) = (TrialId::of(&run.parse().unwrap(), ordinal), places.len() as u32);
+    let (id, replicas) = (TrialId::of(&run.parse().unwrap(), ordinal), u32::try_from(places.len()).unwrap());
     let member = |(replica, places): (u32, &&[&str])| TrialView {
         group: Some(Group { id: id.clone(), replica, replicas }),
         ..trial(run, ordinal + replica, places)
@@ -79,8 +79,12 @@ fn group(run: &str, ordinal: u32, places: &[&[&str]]) -> Vec<TrialView> {
 
 fn snapshot(hosts: &[&str], trials: impl IntoIterator<Item = TrialView>) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    hosts.iter().for_each(|agent| snapshot.insert_host(host(agent), &[]));
-    trials.into_iter().for_each(|trial| snapshot.insert(trial));
+    for agent in hosts {
+        snapshot.insert_host(host(agent), &[]);
+    }
+    for trial in trials {
+        snapshot.insert(trial);
+    }
     snapshot
 }
 
@@ -350,7 +354,7 @@ fn any_trials() -> impl Strategy<Value = Vec<TrialView>> {
         for (run, places, device, model, seconds, priority, replicas, avoids) in all {
             let places: Arc<[Place]> =
                 places.into_iter().map(|(host, device)| place(&format!("h{host}/cuda:{device}"))).collect();
-            let replicas = replicas.min(places.len()).max(1) as u32;
+            let replicas = u32::try_from(replicas.min(places.len()).max(1)).unwrap();
             let id = TrialId::of(&["a", "b", "c"][run].parse().unwrap(), next[run]);
             for replica in 0..replicas {
                 let view = trial(["a", "b", "c"][run], next[run], &["h0/cpu"]);
@@ -382,9 +386,14 @@ proptest! {
         let mut seed = seed;
         // Each round begins what may begin, and ends one of the held trials, with its group.
         loop {
-            let begun = world.step();
-            prop_assert!(begun.iter().all(|(_, place)| place.agent.as_str() != gone));
-            prop_assert!(world.step().is_empty(), "a decision is complete");
+            // What was begun may make it another run's turn on a host that was kept.
+            loop {
+                let begun = world.step();
+                prop_assert!(begun.iter().all(|(_, place)| place.agent.as_str() != gone));
+                if begun.is_empty() {
+                    break;
+                }
+            }
             let held: Vec<_> = world.snapshot.held().map(|view| view.id.clone()).collect();
             if held.is_empty() {
                 break;
@@ -457,6 +466,5 @@ fn a_fleet_of_unequal_devices_ends_within_five_percent_of_the_bound() {
     }
     assert!(world.snapshot.is_empty());
     let makespan = world.now.as_secs_f64();
-    println!("makespan {makespan:.0} s, bound {bound:.0} s, {:+.2} %", (makespan / bound - 1.0) * 100.0);
-    assert!(makespan <= bound * 1.05, "makespan {makespan}, bound {bound}");
+    assert!(makespan <= bound * 1.05, "makespan {makespan} s, bound {bound} s");
 }

@@ -203,19 +203,18 @@ pub(crate) fn trial_records(rows: &[SqliteRow]) -> Result<Vec<TrialRecord>, Stor
     rows.iter().map(|row| trial_record(row, &mut pools)).collect()
 }
 
+fn pool(text: String, row: &SqliteRow, pools: &mut HashMap<String, Arc<[Place]>>) -> Result<Arc<[Place]>, StoreError> {
+    if let Some(known) = pools.get(&text) {
+        return Ok(Arc::clone(known));
+    }
+    let places: Vec<Place> = row.json("pool")?;
+    let places: Arc<[Place]> = places.into();
+    pools.insert(text, Arc::clone(&places));
+    Ok(places)
+}
+
 fn trial_record(row: &SqliteRow, pools: &mut HashMap<String, Arc<[Place]>>) -> Result<TrialRecord, StoreError> {
-    let pool = match row.optional_text("pool")? {
-        None => None,
-        Some(text) => match pools.get(&text) {
-            Some(known) => Some(Arc::clone(known)),
-            None => {
-                let places: Vec<Place> = row.json("pool")?;
-                let places: Arc<[Place]> = places.into();
-                pools.insert(text, Arc::clone(&places));
-                Some(places)
-            }
-        },
-    };
+    let pool = row.optional_text("pool")?.map(|text| pool(text, row, pools)).transpose()?;
     Ok(TrialRecord {
         id: row.parsed("id")?,
         run: row.parsed("run_id")?,

@@ -232,6 +232,8 @@ pub enum ReleaseReason {
     Rejected(String),
     /// The replicas of its group can't begin together any more, for the reason given.
     Apart(String),
+    /// It did not take the trial because it is about to leave: nothing has failed.
+    Leaving,
 }
 
 impl fmt::Display for ReleaseReason {
@@ -240,6 +242,7 @@ impl fmt::Display for ReleaseReason {
             Self::Lost => f.write_str("agent was lost"),
             Self::Apart(reason) => write!(f, "group came apart: {reason}"),
             Self::Rejected(reason) => write!(f, "agent did not take the trial: {reason}"),
+            Self::Leaving => f.write_str("agent is leaving"),
         }
     }
 }
@@ -277,18 +280,23 @@ impl Change for Release {
         let detail = self.reason.to_string();
         let kind = match &self.reason {
             ReleaseReason::Lost | ReleaseReason::Apart(_) => FailureKind::AgentLost,
-            ReleaseReason::Rejected(_) => FailureKind::Spawn,
+            ReleaseReason::Rejected(_) | ReleaseReason::Leaving => FailureKind::Spawn,
         };
         let released = if lease.cancel_requested {
             cancel(db, at, under).await?;
             Released::Ended(TrialState::Cancelled)
         } else {
-            note_failure(db, under, &detail).await?;
             // A group is measured together: without one of its trials the others come to nothing.
             let members = together(db, under, &lease).await?;
-            if lease.attempts < MAX_ATTEMPTS {
+            if self.reason == ReleaseReason::Leaving {
+                let released = requeue_all(db, at, under, &members, &detail).await?;
+                uncount(db, &members).await?;
+                released
+            } else if lease.attempts < MAX_ATTEMPTS {
+                note_failure(db, under, &detail).await?;
                 requeue_all(db, at, under, &members, &detail).await?
             } else {
+                note_failure(db, under, &detail).await?;
                 quarantine(db, at, under, &members, kind, &detail).await?;
                 Released::Ended(TrialState::Failed)
             }
@@ -699,15 +707,21 @@ async fn end_all(
     let again = requeue_all(db, at, under, members, failure.unwrap_or_default()).await? == Released::Requeued;
     let failed = attempts.iter().any(|attempt| attempt.epoch == under.epoch.0);
     if again && !failed {
-        // Its agent left, and said so: nothing has failed, and the attempt does not count.
-        for trial in members {
-            sqlx::query("UPDATE trials SET attempts = attempts - 1 WHERE id = ? AND state = 'queued' AND attempts > 0")
-                .bind(trial.as_str())
-                .execute(&mut *db)
-                .await?;
-        }
+        // Its agent left, and said so.
+        uncount(db, members).await?;
     }
     Ok(if again { TrialState::Queued } else { TrialState::Done })
+}
+
+/// Nothing has failed: the attempt does not count.
+async fn uncount(db: &mut SqliteConnection, members: &[TrialId]) -> Result<(), StoreError> {
+    for trial in members {
+        sqlx::query("UPDATE trials SET attempts = attempts - 1 WHERE id = ? AND state = 'queued' AND attempts > 0")
+            .bind(trial.as_str())
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
 }
 
 /// How long a lease took from start to end, by the coordinator's monotonic clock. Kept where the lease did the trial as

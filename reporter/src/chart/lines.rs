@@ -82,7 +82,7 @@ fn value_axis(chart: &LineChart, panel: &LinePanel, place: &Panel) -> Axis {
     let values: Vec<f64> = if chart.shared {
         chart.panels.iter().flat_map(points).flat_map(|p| [p.low, p.high]).collect()
     } else {
-        let guides = panel.guides.iter().map(|guide| guide.to.1);
+        let guides = panel.guides.iter().flat_map(|guide| [guide.from.1, guide.to.1]);
         points(panel).flat_map(|p| [p.low, p.high]).chain(guides).collect()
     };
     let values = sorted(values);

@@ -347,7 +347,8 @@ fn chart(scale: &[&Group<'_>], slug: String) -> Option<Chart> {
         },
         length_axis: "devices".to_owned(),
         length_scale: Scale::Log2,
-        value_scale: Scale::Linear,
+        // Both axes by factors: the ideal is a straight line, and its distance the efficiency wherever it is.
+        value_scale: Scale::Log10,
         shared: false,
         panels,
     }))

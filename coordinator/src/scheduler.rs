@@ -27,7 +27,7 @@ use regatta_core::policy::Exclusive;
 use regatta_core::trial::Epoch;
 
 pub use self::outlook::{Outlook, outlook};
-use self::snapshot::{Bucket, HostSlot, PoolKey, RunKey, Waiting};
+use self::snapshot::{Bucket, Busy, HostSlot, PoolKey, Queue, RunKey, Waiting};
 pub use self::snapshot::{Hold, Host, Snapshot, TrialView};
 
 /// What is to be done.
@@ -50,11 +50,9 @@ pub enum Action {
 /// What is to be done now. A host whose lease runs out gets its next trial one decision later, when the lease has
 /// been taken back.
 pub fn decide(snapshot: &Snapshot, now: Duration) -> Vec<Action> {
-    let expire = snapshot.held().filter_map(|trial| match trial.hold {
-        Hold::Held { epoch, expires_at: Some(at), .. } if at <= now => {
-            Some(Action::Expire { trial: trial.id.clone(), epoch })
-        }
-        _ => None,
+    let expire = snapshot.expired(now).filter_map(|trial| match trial.hold {
+        Hold::Held { epoch, .. } => Some(Action::Expire { trial: trial.id.clone(), epoch }),
+        Hold::Queued => None,
     });
     let mut actions: Vec<_> = expire.collect();
     let mut plan = Plan::new(snapshot, now);
@@ -67,12 +65,12 @@ pub fn decide(snapshot: &Snapshot, now: Duration) -> Vec<Action> {
 struct Plan<'s> {
     snapshot: &'s Snapshot,
     now: Duration,
-    /// Hosts that have trials, are getting some, or are kept for one.
+    /// Hosts that get trials by this decision, or are kept for one.
     hosts: HashMap<&'s AgentId, Occupied>,
-    /// What is left of the pools that were looked at.
-    pools: HashMap<PoolKey, PoolLeft<'s>>,
-    /// Trials given by this decision, by run.
-    given: HashMap<RunKey, usize>,
+    /// What is left of the pools that were looked at, by their keys.
+    pools: Vec<Option<PoolLeft<'s>>>,
+    /// Trials given by this decision, by the keys of their runs.
+    given: Vec<usize>,
     actions: Vec<Action>,
 }
 
@@ -85,11 +83,28 @@ struct Occupied {
     closed: bool,
 }
 
+impl Occupied {
+    fn of(busy: &Busy) -> Self {
+        Self { devices: busy.devices.keys().copied().collect(), closed: busy.whole > 0 }
+    }
+}
+
 /// What is left of a pool.
 struct PoolLeft<'s> {
     runs: Vec<RunLeft<'s>>,
     /// Places of hosts in service, counted when first needed.
     in_service: Option<usize>,
+}
+
+impl<'s> PoolLeft<'s> {
+    fn of(snapshot: &'s Snapshot, key: PoolKey) -> Self {
+        let waiting = snapshot.pool(key).map(|pool| &pool.waiting);
+        let left = |(&run, buckets): (&RunKey, &'s BTreeMap<Bucket, Queue>)| RunLeft {
+            run,
+            buckets: buckets.iter().map(|(bucket, queue)| (bucket, queue.iter().peekable())).collect(),
+        };
+        Self { runs: waiting.into_iter().flatten().map(left).collect(), in_service: None }
+    }
 }
 
 /// What is left of a run in a pool.
@@ -114,22 +129,16 @@ struct Candidate<'s> {
 
 impl<'s> Plan<'s> {
     fn new(snapshot: &'s Snapshot, now: Duration) -> Self {
-        let mut hosts: HashMap<&AgentId, Occupied> = HashMap::new();
-        for trial in snapshot.held() {
-            let Hold::Held { place, .. } = &trial.hold else { continue };
-            let host = hosts.entry(&place.agent).or_default();
-            host.devices.insert(place.device);
-            host.closed |= trial.exclusive == Exclusive::Host;
-        }
-        let (pools, given, actions) = (HashMap::new(), HashMap::new(), Vec::new());
-        Self { snapshot, now, hosts, pools, given, actions }
+        let (pools, runs) = snapshot.sizes();
+        let pools = std::iter::repeat_with(|| None).take(pools).collect();
+        Self { snapshot, now, hosts: HashMap::new(), pools, given: vec![0; runs], actions: Vec::new() }
     }
 
     /// Gives trials to hosts: to those first that have none, so that no busy host is kept for a trial that may begin now.
     fn assign(&mut self) {
         let snapshot = self.snapshot;
         let ready = || snapshot.hosts().filter(|slot| slot.is_ready(self.now));
-        let has_trials = |slot: &&HostSlot| self.hosts.contains_key(&slot.host.agent);
+        let has_trials = |slot: &&HostSlot| snapshot.busy(&slot.host.agent).is_some();
         let (busy, idle): (Vec<_>, Vec<_>) = ready().partition(has_trials);
         for slot in idle.into_iter().chain(busy) {
             while let Some(candidate) = self.best(slot) {
@@ -139,16 +148,31 @@ impl<'s> Plan<'s> {
     }
 
     fn is_closed(&self, agent: &AgentId) -> bool {
-        self.hosts.get(agent).is_some_and(|host| host.closed)
+        match self.hosts.get(agent) {
+            Some(host) => host.closed,
+            None => self.snapshot.busy(agent).is_some_and(|busy| busy.whole > 0),
+        }
+    }
+
+    fn is_in_use(&self, agent: &AgentId, device: DeviceId) -> bool {
+        match self.hosts.get(agent) {
+            Some(host) => host.devices.contains(&device),
+            None => self.snapshot.busy(agent).is_some_and(|busy| busy.devices.contains_key(&device)),
+        }
+    }
+
+    /// Whether nothing is done there at all.
+    fn is_idle(&self, agent: &AgentId) -> bool {
+        self.hosts.get(agent).map_or_else(|| self.snapshot.busy(agent).is_none(), |host| host.devices.is_empty())
     }
 
     fn is_free(&self, place: &Place) -> bool {
-        self.hosts.get(&place.agent).is_none_or(|host| !host.closed && !host.devices.contains(&place.device))
+        !self.is_closed(&place.agent) && !self.is_in_use(&place.agent, place.device)
     }
 
     fn turn(&self, run: RunKey) -> Turn<'s> {
         let info = self.snapshot.run(run);
-        (Reverse(info.priority), info.held + self.given.get(&run).copied().unwrap_or_default(), &info.id)
+        (Reverse(info.priority), info.held + self.given[run.index()], &info.id)
     }
 
     /// What the host would do next, on any of its free devices.
@@ -157,7 +181,7 @@ impl<'s> Plan<'s> {
         let devices = self.snapshot.devices_of(agent).filter(|_| !self.is_closed(agent))?;
         let mut best: Option<Candidate<'s>> = None;
         for (&device, pools) in devices {
-            if self.hosts.get(agent).is_some_and(|host| host.devices.contains(&device)) {
+            if self.is_in_use(agent, device) {
                 continue;
             }
             for &pool in pools {
@@ -169,20 +193,16 @@ impl<'s> Plan<'s> {
 
     /// Puts the pool's best candidate for the host in the place of `best`, if it is better.
     fn better(&mut self, slot: &'s HostSlot, device: DeviceId, pool: PoolKey, best: &mut Option<Candidate<'s>>) {
-        let snapshot = self.snapshot;
-        self.open(pool);
-        let Some(runs) = self.pools.get(&pool).map(|left| left.runs.len()) else { return };
-        for index in 0..runs {
-            let Some(run) = self.pools.get(&pool).map(|left| left.runs[index].run) else { continue };
-            let turn = self.turn(run);
+        let agent = &slot.host.agent;
+        let mut left = self.pools[pool.index()].take().unwrap_or_else(|| PoolLeft::of(self.snapshot, pool));
+        for RunLeft { run, buckets } in &mut left.runs {
+            let (run, turn) = (*run, self.turn(*run));
             if best.as_ref().is_some_and(|best| best.turn < turn) {
                 continue;
             }
-            let (now, agent) = (self.now, &slot.host.agent);
-            let Some(left) = self.pools.get_mut(&pool).map(|left| &mut left.runs[index]) else { continue };
-            for (bucket, queue) in &mut left.buckets {
+            for (bucket, queue) in buckets {
                 let Some(&&waiting) = queue.peek() else { continue };
-                if bucket.avoid.contains(agent) && has_another(snapshot, now, pool, &bucket.avoid) {
+                if bucket.avoid.contains(agent) && has_another(self.snapshot, self.now, pool, &bucket.avoid) {
                     continue;
                 }
                 let order = (Reverse(slot.nearness(bucket.artifact)), waiting);
@@ -191,19 +211,7 @@ impl<'s> Plan<'s> {
                 }
             }
         }
-    }
-
-    /// Makes what is left of a pool, once.
-    fn open(&mut self, key: PoolKey) {
-        let snapshot = self.snapshot;
-        self.pools.entry(key).or_insert_with(|| {
-            let waiting = snapshot.pool(key).map(|pool| &pool.waiting);
-            let left = |(&run, buckets): (&RunKey, &'s BTreeMap<Bucket, snapshot::Queue>)| RunLeft {
-                run,
-                buckets: buckets.iter().map(|(bucket, queue)| (bucket, queue.iter().peekable())).collect(),
-            };
-            PoolLeft { runs: waiting.into_iter().flatten().map(left).collect(), in_service: None }
-        });
+        self.pools[pool.index()] = Some(left);
     }
 
     /// Begins what the host would do next, or keeps the host for it.
@@ -218,17 +226,17 @@ impl<'s> Plan<'s> {
             return self.begin_group(members, candidate, whole);
         }
         let agent = &slot.host.agent;
-        let busy = self.hosts.get(agent).is_some_and(|host| !host.devices.is_empty());
+        let idle = self.is_idle(agent);
         let place = Place { agent: agent.clone(), device: candidate.device };
         self.occupy(&place, whole);
-        if !(whole && busy) {
+        if idle || !whole {
             self.give(candidate.run, vec![(id, place)]);
         }
     }
 
     /// Takes the candidate out of its queue.
     fn take(&mut self, candidate: &Candidate<'s>) {
-        let Some(left) = self.pools.get_mut(&candidate.pool) else { return };
+        let Some(left) = &mut self.pools[candidate.pool.index()] else { return };
         let Some(run) = left.runs.iter_mut().find(|left| left.run == candidate.run) else { return };
         if let Some((_, queue)) = run.buckets.iter_mut().find(|(bucket, _)| *bucket == candidate.bucket) {
             queue.next();
@@ -241,13 +249,14 @@ impl<'s> Plan<'s> {
 
     fn occupy(&mut self, place: &Place, whole: bool) {
         let Some(slot) = self.snapshot.slot(&place.agent) else { return };
-        let host = self.hosts.entry(&slot.host.agent).or_default();
+        let before = || self.snapshot.busy(&place.agent).map(Occupied::of).unwrap_or_default();
+        let host = self.hosts.entry(&slot.host.agent).or_insert_with(before);
         host.devices.insert(place.device);
         host.closed |= whole;
     }
 
     fn give(&mut self, run: RunKey, seats: Vec<(TrialId, Place)>) {
-        *self.given.entry(run).or_default() += seats.len();
+        self.given[run.index()] += seats.len();
         self.actions.push(Action::Assign { seats });
     }
 
@@ -262,7 +271,7 @@ impl<'s> Plan<'s> {
         let places = || pool.places.iter().filter(|place| self.may_use(place));
         let fresh: Vec<_> = places().filter(|place| !avoid.contains(&place.agent)).collect();
         let usable = if fresh.len() >= members.len() { fresh } else { places().collect() };
-        let idle = |place: &&Place| !whole || self.hosts.get(&place.agent).is_none_or(|host| host.devices.is_empty());
+        let idle = |place: &&Place| !whole || self.is_idle(&place.agent);
         let ready = |place: &&Place| self.snapshot.slot(&place.agent).is_some_and(|slot| slot.is_ready(self.now));
         let (free, taken): (Vec<&Place>, Vec<&Place>) =
             usable.into_iter().partition(|place| self.is_free(place) && idle(place) && ready(place));
@@ -299,11 +308,11 @@ impl<'s> Plan<'s> {
 
     /// Places of the pool whose hosts are in service.
     fn in_service(&mut self, key: PoolKey) -> usize {
-        let known = self.pools.get(&key).and_then(|left| left.in_service);
+        let known = self.pools[key.index()].as_ref().and_then(|left| left.in_service);
         known.unwrap_or_else(|| {
             let places =
                 self.snapshot.pool(key).map_or(0, |pool| pool.places.iter().filter(|p| self.may_use(p)).count());
-            if let Some(left) = self.pools.get_mut(&key) {
+            if let Some(left) = &mut self.pools[key.index()] {
                 left.in_service = Some(places);
             }
             places

@@ -84,6 +84,18 @@ pub(super) struct ArtifactKey(usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PoolKey(usize);
 
+impl RunKey {
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl PoolKey {
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What is known of a run with open trials.
 #[derive(Debug)]
 pub(super) struct RunInfo {
@@ -142,6 +154,16 @@ struct Entry {
     waiting: Waiting,
 }
 
+/// What an agent has.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    trials: BTreeSet<TrialId>,
+    /// How many of them are on which device.
+    pub(super) devices: BTreeMap<DeviceId, u32>,
+    /// How many of them have the whole host.
+    pub(super) whole: u32,
+}
+
 #[derive(Debug)]
 struct Slot {
     view: TrialView,
@@ -174,16 +196,18 @@ pub struct Snapshot {
     hosts: BTreeMap<AgentId, HostSlot>,
     trials: HashMap<TrialId, Slot>,
     groups: HashMap<TrialId, GroupInfo>,
-    held: BTreeMap<AgentId, BTreeSet<TrialId>>,
+    held: BTreeMap<AgentId, Busy>,
+    /// Leases by the time at which they run out.
+    expiries: BTreeSet<(Duration, TrialId)>,
     runs: Vec<RunInfo>,
     free_runs: Vec<RunKey>,
     run_keys: HashMap<RunId, RunKey>,
     artifacts: HashMap<ArtifactRef, ArtifactKey>,
-    pools: HashMap<PoolKey, Pool>,
+    pools: Vec<Option<Pool>>,
+    free_pools: Vec<PoolKey>,
     pool_keys: HashMap<Arc<[Place]>, PoolKey>,
     /// Pools by the address of their places: most trials share them with others.
     pool_addresses: HashMap<usize, PoolKey>,
-    next_pool: usize,
     /// The pools that each device belongs to.
     devices: HashMap<AgentId, BTreeMap<DeviceId, Vec<PoolKey>>>,
 }
@@ -229,12 +253,12 @@ impl Snapshot {
 
     /// The trials that the agent has.
     pub fn held_by(&self, agent: &AgentId) -> impl Iterator<Item = &TrialView> {
-        self.held.get(agent).into_iter().flatten().filter_map(|id| self.trial(id))
+        self.held.get(agent).into_iter().flat_map(|busy| &busy.trials).filter_map(|id| self.trial(id))
     }
 
     /// The trials that agents have.
     pub fn held(&self) -> impl Iterator<Item = &TrialView> {
-        self.held.values().flatten().filter_map(|id| self.trial(id))
+        self.held.values().flat_map(|busy| &busy.trials).filter_map(|id| self.trial(id))
     }
 
     /// The trials of a group, by replica; only the trial itself where it has none.
@@ -262,7 +286,7 @@ impl Snapshot {
         info.priority = view.priority;
         let (pool, artifact) = (self.pool_key(&view.places), self.artifact_key(&view.artifact));
         // The same places as others': only one copy is kept.
-        let places = self.pools.get(&pool).map_or_else(|| Arc::clone(&view.places), |pool| Arc::clone(&pool.places));
+        let places = self.pool(pool).map_or_else(|| Arc::clone(&view.places), |pool| Arc::clone(&pool.places));
         let id = view.id.clone();
         if let Some(group) = &view.group {
             let info = self.groups.entry(group.id.clone()).or_insert_with(|| GroupInfo {
@@ -319,7 +343,9 @@ impl Snapshot {
             self.trials.get_mut(id).map(|slot| &mut slot.view.hold)
             && *epoch == renewed
         {
+            self.expiries.remove(&(*at, id.clone()));
             *at = until;
+            self.expiries.insert((until, id.clone()));
         }
     }
 
@@ -327,9 +353,13 @@ impl Snapshot {
     fn enter(&mut self, id: &TrialId) {
         let Some(slot) = self.trials.get(id) else { return };
         match (&slot.view.hold, &slot.view.group) {
-            (Hold::Held { place, .. }, _) => {
-                self.held.entry(place.agent.clone()).or_default().insert(id.clone());
+            (Hold::Held { place, expires_at, .. }, _) => {
+                let busy = self.held.entry(place.agent.clone()).or_default();
+                busy.trials.insert(id.clone());
+                *busy.devices.entry(place.device).or_default() += 1;
+                busy.whole += u32::from(slot.view.exclusive == Exclusive::Host);
                 self.runs[slot.run.0].held += 1;
+                self.expiries.extend(expires_at.map(|at| (at, id.clone())));
             }
             (Hold::Queued, None) => {
                 let entry = slot.entry(slot.pool, slot.view.avoid.clone());
@@ -349,13 +379,22 @@ impl Snapshot {
     fn leave(&mut self, id: &TrialId) {
         let Some(slot) = self.trials.get(id) else { return };
         match (&slot.view.hold, &slot.view.group) {
-            (Hold::Held { place, .. }, _) => {
+            (Hold::Held { place, expires_at, .. }, _) => {
                 self.runs[slot.run.0].held -= 1;
-                if let Some(held) = self.held.get_mut(&place.agent) {
-                    held.remove(id);
-                    if held.is_empty() {
-                        self.held.remove(&place.agent);
+                if let Some(at) = expires_at {
+                    self.expiries.remove(&(*at, id.clone()));
+                }
+                let Some(busy) = self.held.get_mut(&place.agent) else { return };
+                busy.trials.remove(id);
+                busy.whole -= u32::from(slot.view.exclusive == Exclusive::Host);
+                if let Some(trials) = busy.devices.get_mut(&place.device) {
+                    *trials -= 1;
+                    if *trials == 0 {
+                        busy.devices.remove(&place.device);
                     }
+                }
+                if busy.trials.is_empty() {
+                    self.held.remove(&place.agent);
                 }
             }
             (Hold::Queued, None) => {
@@ -398,12 +437,12 @@ impl Snapshot {
     }
 
     fn wait(&mut self, entry: Entry) {
-        let Some(pool) = self.pools.get_mut(&entry.pool) else { return };
+        let Some(pool) = self.pools[entry.pool.0].as_mut() else { return };
         pool.waiting.entry(entry.run).or_default().entry(entry.bucket).or_default().insert(entry.waiting);
     }
 
     fn unwait(&mut self, entry: &Entry) {
-        let Some(pool) = self.pools.get_mut(&entry.pool) else { return };
+        let Some(pool) = self.pools[entry.pool.0].as_mut() else { return };
         let Some(buckets) = pool.waiting.get_mut(&entry.run) else { return };
         if let Some(queue) = buckets.get_mut(&entry.bucket) {
             queue.remove(&entry.waiting);
@@ -448,16 +487,20 @@ impl Snapshot {
     fn pool_key(&mut self, places: &Arc<[Place]>) -> PoolKey {
         let known = self.pool_addresses.get(&address(places)).or_else(|| self.pool_keys.get(places)).copied();
         if let Some(key) = known
-            && let Some(pool) = self.pools.get_mut(&key)
+            && let Some(pool) = self.pools[key.0].as_mut()
         {
             pool.users += 1;
             return key;
         }
-        let key = PoolKey(self.next_pool);
-        self.next_pool += 1;
+        let pool = Some(Pool { places: Arc::clone(places), waiting: BTreeMap::new(), users: 1 });
+        let key = self.free_pools.pop().unwrap_or(PoolKey(self.pools.len()));
+        if key.0 == self.pools.len() {
+            self.pools.push(pool);
+        } else {
+            self.pools[key.0] = pool;
+        }
         self.pool_addresses.insert(address(places), key);
         self.pool_keys.insert(Arc::clone(places), key);
-        self.pools.insert(key, Pool { places: Arc::clone(places), waiting: BTreeMap::new(), users: 1 });
         for place in places.iter() {
             self.devices.entry(place.agent.clone()).or_default().entry(place.device).or_default().push(key);
         }
@@ -465,12 +508,13 @@ impl Snapshot {
     }
 
     fn release_pool(&mut self, key: PoolKey) {
-        let Some(pool) = self.pools.get_mut(&key) else { return };
+        let Some(pool) = self.pools[key.0].as_mut() else { return };
         pool.users -= 1;
         if pool.users > 0 {
             return;
         }
-        let Some(Pool { places, .. }) = self.pools.remove(&key) else { return };
+        let Some(Pool { places, .. }) = self.pools[key.0].take() else { return };
+        self.free_pools.push(key);
         self.pool_addresses.remove(&address(&places));
         self.pool_keys.remove(&places);
         for place in places.iter() {
@@ -492,7 +536,22 @@ impl Snapshot {
     }
 
     pub(super) fn pool(&self, key: PoolKey) -> Option<&Pool> {
-        self.pools.get(&key)
+        self.pools.get(key.0).and_then(Option::as_ref)
+    }
+
+    /// How many handles of pools and of runs there may be.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.pools.len(), self.runs.len())
+    }
+
+    /// What the agent has, if anything.
+    pub(super) fn busy(&self, agent: &AgentId) -> Option<&Busy> {
+        self.held.get(agent)
+    }
+
+    /// The leases that have run out.
+    pub(super) fn expired(&self, now: Duration) -> impl Iterator<Item = &TrialView> {
+        self.expiries.iter().take_while(move |(at, _)| *at <= now).filter_map(|(_, id)| self.trial(id))
     }
 
     pub(super) fn hosts(&self) -> impl Iterator<Item = &HostSlot> {

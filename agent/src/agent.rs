@@ -109,6 +109,7 @@ impl Agent {
             workers: self.found.workers.iter().map(|worker| worker.json.clone()).collect(),
             host: devices::host(),
             labels: self.config.labels,
+            library: self.store.library.clone(),
         };
         let timing = self.config.timing.clone();
         let lease = Lease::new(timing.lease);

@@ -23,6 +23,8 @@ use crate::trial::{self, Context, End, Stop};
 pub(crate) enum Refusal {
     /// The coordinator is to be told why.
     Because(String),
+    /// The agent takes no more trials.
+    Leaving,
     /// The trial is here already; nothing is to be said.
     AlreadyHere,
 }
@@ -106,7 +108,7 @@ impl Trials {
             return Err(Refusal::AlreadyHere);
         }
         if state.closed {
-            return Err(Refusal::because("the agent is leaving"));
+            return Err(Refusal::Leaving);
         }
         let Some((other, held)) = state.held.iter().find(|(_, held)| held.device == trial.device) else {
             return Ok(());

@@ -35,7 +35,9 @@ impl Local {
     /// Starts both, and waits until the agent is connected.
     pub(crate) async fn start(database: &Path, folders: &Folders, models: &str) -> anyhow::Result<Self> {
         paths::make_parent(database)?;
-        let bound = Coordinator::bind(Config::new(database)).await.map_err(|error| BadInput(error.to_string()))?;
+        // There is no other agent that could do what this one fails to do, and nobody to put it back into service.
+        let config = Config { quarantine_after: None, ..Config::new(database) };
+        let bound = Coordinator::bind(config).await.map_err(|error| BadInput(error.to_string()))?;
         let uri: Uri = format!("http://{}", bound.addr()).parse()?;
         let stop_coordinator = CancellationToken::new();
         let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));

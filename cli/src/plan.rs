@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use regatta_core::matrix::{self, CellPlan, Matrix};
+use regatta_core::fleet::labels_text;
+use regatta_core::matrix::{self, CellPlan, Matrix, PlannedGroup, PlannedTrial};
+use regatta_core::policy::Exclusive;
+use regatta_core::scenario::Scenario;
 use serde_json::json;
 
 use crate::bundle::{self, ScenarioArgs};
@@ -33,16 +36,17 @@ pub(crate) async fn run(args: PlanArgs, folders: &Folders) -> anyhow::Result<Exi
     matrix::check_devices(&scenario, &devices).map_err(|errors| BadInput(errors.to_string()))?;
     matrix::check_size(&scenario, &devices, most).map_err(|error| BadInput(error.to_string()))?;
     let matrix = matrix::expand(&scenario, &devices);
-    let text = if args.json { as_json(&matrix)? } else { as_text(&matrix, scenario.policy.repetitions) };
+    let text = if args.json { as_json(&matrix)? } else { as_text(&matrix, &scenario) };
     crate::output::text(&text);
     Ok(Exit::Done)
 }
 
-fn as_text(matrix: &Matrix, repetitions: u32) -> String {
+fn as_text(matrix: &Matrix, scenario: &Scenario) -> String {
     let mut text = String::new();
     for (number, trial) in matrix.trials.iter().enumerate() {
         let artifact = &trial.artifact;
-        let _ = writeln!(text, "trial {}: {} on {}, {artifact}", number + 1, trial.backend, trial.device);
+        let (wherever, together) = (place(trial), together(trial));
+        let _ = writeln!(text, "trial {}: {} on {wherever}, {artifact}{together}", number + 1, trial.backend);
         for planned in &matrix.cells[trial.cells.clone()] {
             let workload = &planned.cell.workload;
             let prompt = workload.prompt.tokens().map_or_else(|| "text".to_owned(), |n| format!("{n} tokens"));
@@ -61,9 +65,17 @@ fn as_text(matrix: &Matrix, repetitions: u32) -> String {
         if let CellPlan::Skip { reason } = &planned.plan {
             skipped += 1;
             let cell = &planned.cell;
+            // What keeps one replica from running keeps all of them.
+            if cell.replica > 0 {
+                continue;
+            }
+            let replicas = match cell.workload.replicas {
+                1 => String::new(),
+                replicas => format!(" with {replicas} replicas"),
+            };
             let _ = writeln!(
                 text,
-                "skipped: {} on {}, {}, {}: {reason}",
+                "skipped: {} on {}, {}, {}{replicas}: {reason}",
                 cell.backend, cell.device, cell.artifact, cell.workload.name
             );
         }
@@ -71,11 +83,41 @@ fn as_text(matrix: &Matrix, repetitions: u32) -> String {
     let runnable = matrix.cells.len() - skipped;
     let _ = writeln!(
         text,
-        "\n{} cells: {runnable} to run in {} trials, {repetitions} repetitions each; {skipped} skipped",
+        "\n{} cells: {runnable} to run in {} trials, {} repetitions each; {skipped} skipped",
         matrix.cells.len(),
-        matrix.trials.len()
+        matrix.trials.len(),
+        scenario.policy.repetitions
     );
+    if scenario.policy.exclusive == Exclusive::Device {
+        text.push_str("trials on other devices of a machine run at the same time (exclusive = \"device\")\n");
+    }
+    if !scenario.fleet.labels.is_empty() {
+        let labels = labels_text(&scenario.fleet.labels);
+        let _ = writeln!(text, "on a fleet, only agents with {labels} get these cells; here, labels are not looked at");
+    }
     text
+}
+
+/// Where a trial may go.
+fn place(trial: &PlannedTrial) -> String {
+    match trial.pool.as_deref() {
+        Some(pool) if pool.len() > 1 => format!("any of {} devices like {}", pool.len(), trial.device),
+        _ => trial.device.to_string(),
+    }
+}
+
+/// What a trial is measured together with.
+fn together(trial: &PlannedTrial) -> String {
+    let replica = |group: PlannedGroup| {
+        let last = group.first + group.replicas as usize;
+        format!(
+            ", replica {} of {}, together with trials {} to {last}",
+            group.replica + 1,
+            group.replicas,
+            group.first + 1
+        )
+    };
+    trial.group.map(replica).unwrap_or_default()
 }
 
 fn as_json(matrix: &Matrix) -> anyhow::Result<String> {
@@ -95,7 +137,9 @@ fn as_json(matrix: &Matrix) -> anyhow::Result<String> {
                 "backend": cell.backend.to_string(),
                 "artifact": cell.artifact,
                 "workload": *cell.workload,
+                "replica": cell.replica,
                 "trial": trial,
+                "pool": trial.and_then(|number: usize| matrix.trials[number - 1].pool.as_deref()),
                 "skipped": skipped,
             })
         })

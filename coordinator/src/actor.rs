@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use regatta_core::digest::Digest;
+use regatta_core::fleet::{Fleet, Place};
 use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::matrix::{self, MatrixError};
 use regatta_core::scenario::{Scenario, ScenarioBundle};
@@ -12,16 +14,18 @@ use regatta_core::trial::{Epoch, Trial, TrialState};
 use regatta_proto::pb;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_store::{
-    CancelRun, Cancelled, Lease, Leased, NewRun, Reader, Release, ReleaseReason, ResumeRun, Resumed, RunDevice, Store,
-    StoreError, Submitted, Writer,
+    CancelRun, Cancelled, ForgetAgent, Granted, Lease, Leased, NewRun, Reader, Release, ReleaseReason, Released,
+    ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError, Submitted, Took, TrialRecord, Writer,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::scheduler::{self, Action, Hold, Host, Snapshot, TrialView};
+use crate::health::Health;
+use crate::scheduler::{self, Action, Hold, Host, Outlook, Snapshot, TrialView};
 use crate::server::Config;
 use crate::wire::{self, Hello};
 
@@ -36,6 +40,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How long a host gets no trial after it has refused one, or after storing a lease has failed.
 const BACK_OFF: Duration = Duration::from_secs(5);
+
+/// How long an outlook is good for: it takes a look at every trial of its run.
+const OUTLOOK: Duration = Duration::from_secs(1);
 
 /// An agent silent for this long may be replaced by another process of the same name.
 const SILENCE: Duration = Duration::from_secs(25);
@@ -68,6 +75,18 @@ pub(crate) struct Submission {
     pub(crate) bundle: ScenarioBundle,
     pub(crate) scenario: Scenario,
     pub(crate) allow_large: bool,
+    pub(crate) priority: i32,
+}
+
+/// What is known of an agent besides what is stored.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AgentView {
+    /// Its session is open.
+    pub(crate) connected: bool,
+    /// Trials that it has.
+    pub(crate) trials: Vec<TrialId>,
+    /// Records in its spool that are not acknowledged.
+    pub(crate) spool_records: u64,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Status>>;
@@ -80,23 +99,31 @@ pub(crate) enum Event {
     /// An agent lives.
     Heartbeat { session: SessionId, held: Vec<(TrialId, Epoch)>, spool_records: u64 },
     /// An agent did not take a trial.
-    Rejected { session: SessionId, trial: TrialId, epoch: Epoch, reason: String },
+    Rejected { session: SessionId, trial: TrialId, epoch: Epoch, reason: String, leaving: bool },
     /// Records of a lease were stored.
     Records { session: SessionId, trial: TrialId, epoch: Epoch, run: RunId },
     /// The end of a lease was stored, with what became of the trial.
-    Finished { trial: TrialId, epoch: Epoch, run: RunId, state: Option<TrialState> },
+    Finished { trial: TrialId, epoch: Epoch, run: RunId, state: Option<TrialState>, failure: Option<String> },
     /// What an agent is doing.
     Progress(pb::Progress),
     /// A session is over. Proves nothing about its trial.
     Closed { session: SessionId },
     /// A run to be.
     Submit { submission: Box<Submission>, reply: Reply<()> },
+    /// A run that repeats what another one has left undone.
+    Retry { run: Box<NewRun>, reply: Reply<()> },
     /// A person stops a run.
     Cancel { run: RunId, reply: Reply<()> },
     /// A person resumes a run.
     Resume { run: RunId, reply: Reply<u32> },
-    /// Whose session is open?
-    Connected { reply: oneshot::Sender<BTreeSet<AgentId>> },
+    /// What are the agents doing?
+    Agents { reply: Reply<BTreeMap<AgentId, AgentView>> },
+    /// How do these runs go on?
+    Outlooks { runs: Vec<RunId>, reply: Reply<HashMap<RunId, Outlook>> },
+    /// A person takes an agent out of service, or back into it.
+    Service { agent: AgentId, service: Service, reason: String, reply: Reply<()> },
+    /// A person removes an agent.
+    Forget { agent: AgentId, reply: Reply<()> },
 }
 
 /// What those who watch get to know. Lossy: who falls behind reads the database.
@@ -132,13 +159,6 @@ impl Handle {
         self.send(event(reply)).await?;
         answer.await.map_err(|_| stopping())?
     }
-
-    /// The agents whose session is open.
-    pub(crate) async fn connected(&self) -> Result<BTreeSet<AgentId>, Status> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Event::Connected { reply }).await?;
-        answer.await.map_err(|_| stopping())
-    }
 }
 
 fn stopping() -> Status {
@@ -158,26 +178,18 @@ struct Session {
     link: Link,
     hello: Hello,
     heard_at: Duration,
-    free_from: Duration,
+    spool_records: u64,
 }
 
-/// A trial that has not ended.
+/// What is known of an open trial besides what the scheduler knows.
+#[derive(Debug, Clone, Copy, Default)]
 struct Tracked {
-    run: RunId,
-    ordinal: u32,
-    agent: AgentId,
     /// A person has stopped its run.
     stopping: bool,
-    lease: Option<Held>,
-}
-
-/// A lease.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    epoch: Epoch,
-    expires_at: Duration,
-    /// The session that got it or has spoken of it since; `None` after a restart.
+    /// The session that has it or has spoken of it since; `None` in the queue, and after a restart.
     session: Option<SessionId>,
+    /// Its lease was given by this process, for all of its cells: what it takes is what such trials take.
+    whole: bool,
 }
 
 /// Owns what changes in memory.
@@ -189,7 +201,18 @@ pub(crate) struct Actor {
     started: Instant,
     next_session: u64,
     sessions: BTreeMap<AgentId, Session>,
+    agents: HashMap<SessionId, AgentId>,
+    /// Agents that are out of service, and why.
+    services: HashMap<AgentId, (Service, String)>,
+    health: Health,
+    snapshot: Snapshot,
     trials: HashMap<TrialId, Tracked>,
+    /// How long work takes, as far as it was asked for.
+    durations: HashMap<Digest, Duration>,
+    outlooks: HashMap<RunId, (Duration, Outlook)>,
+    /// Something has happened that may give the scheduler work.
+    changed: bool,
+    background: JoinSet<()>,
 }
 
 impl Actor {
@@ -207,11 +230,23 @@ impl Actor {
             started: Instant::now(),
             next_session: 0,
             sessions: BTreeMap::new(),
+            agents: HashMap::new(),
+            services: HashMap::new(),
+            health: Health::new(config.quarantine_after),
+            snapshot: Snapshot::default(),
             trials: HashMap::new(),
+            durations: HashMap::new(),
+            outlooks: HashMap::new(),
+            changed: true,
+            background: JoinSet::new(),
         };
-        for trial in actor.reader.open_trials().await? {
-            actor.track(trial);
+        for agent in actor.reader.agents().await? {
+            if agent.service != Service::Ready {
+                actor.services.insert(agent.id, (agent.service, agent.service_reason));
+            }
         }
+        let open = actor.reader.open_trials().await?;
+        actor.track_all(open).await?;
         Ok(actor)
     }
 
@@ -226,17 +261,21 @@ impl Actor {
                     Some(event) => self.handle(event).await,
                     None => break,
                 },
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => self.changed = true,
             }
             // A heartbeat that waits here was in time: leases are judged when everything is heard.
             while let Ok(event) = events.try_recv() {
                 self.handle(event).await;
             }
-            self.tick().await;
+            if std::mem::take(&mut self.changed) {
+                self.tick().await;
+            }
+            while self.background.try_join_next().is_some() {}
         }
         for session in self.sessions.values() {
             session.link.send(Message::GoingAway(pb::GoingAway { reason: "the coordinator is stopping".to_owned() }));
         }
+        while self.background.join_next().await.is_some() {}
     }
 
     fn now(&self) -> Duration {
@@ -244,22 +283,39 @@ impl Actor {
     }
 
     async fn handle(&mut self, event: Event) {
+        // What says that all goes on as it did gives the scheduler nothing to do.
+        self.changed |= !matches!(
+            event,
+            Event::Heartbeat { .. }
+                | Event::Records { .. }
+                | Event::Progress(_)
+                | Event::Agents { .. }
+                | Event::Outlooks { .. }
+        );
         match event {
             Event::Hello { hello, link, greeting, reply } => {
                 let _ = reply.send(self.open_session(*hello, link, greeting).await);
             }
             Event::Heartbeat { session, held, spool_records } => self.heartbeat(session, &held, spool_records).await,
-            Event::Rejected { session, trial, epoch, reason } => self.rejected(session, trial, epoch, reason).await,
+            Event::Rejected { session, trial, epoch, reason, leaving } => {
+                let reason = if leaving { ReleaseReason::Leaving } else { ReleaseReason::Rejected(reason) };
+                self.rejected(session, trial, epoch, reason).await;
+            }
             Event::Records { session, trial, epoch, run } => {
                 self.heard(session);
                 self.renew(session, &trial, epoch);
                 self.notify(run);
             }
-            Event::Finished { trial, epoch, run, state } => self.finished(&trial, epoch, run, state),
+            Event::Finished { trial, epoch, run, state, failure } => {
+                self.finished(&trial, epoch, run, state, failure).await;
+            }
             Event::Progress(progress) => self.progress(progress),
             Event::Closed { session } => self.close_session(session),
             Event::Submit { submission, reply } => {
                 let _ = reply.send(self.submit(*submission).await);
+            }
+            Event::Retry { run, reply } => {
+                let _ = reply.send(self.store_run(*run).await);
             }
             Event::Cancel { run, reply } => {
                 let _ = reply.send(self.cancel(run).await);
@@ -267,8 +323,18 @@ impl Actor {
             Event::Resume { run, reply } => {
                 let _ = reply.send(self.resume(run).await);
             }
-            Event::Connected { reply } => {
-                let _ = reply.send(self.sessions.keys().cloned().collect());
+            Event::Agents { reply } => {
+                let _ = reply.send(Ok(self.agent_views()));
+            }
+            Event::Outlooks { runs, reply } => {
+                let outlooks = runs.into_iter().map(|run| (run.clone(), self.outlook(&run))).collect();
+                let _ = reply.send(Ok(outlooks));
+            }
+            Event::Service { agent, service, reason, reply } => {
+                let _ = reply.send(self.set_service(agent, service, reason).await);
+            }
+            Event::Forget { agent, reply } => {
+                let _ = reply.send(self.forget(agent).await);
             }
         }
     }
@@ -281,61 +347,100 @@ impl Actor {
     /// Does what there is to do, until nothing is left.
     async fn tick(&mut self) {
         loop {
-            let actions = scheduler::decide(&self.snapshot(), self.now());
+            let actions = scheduler::decide(&self.snapshot, self.now());
             if actions.is_empty() {
                 break;
             }
+            let mut assigned = Vec::new();
             for action in actions {
                 match action {
-                    Action::Assign { trial } => self.assign(&trial).await,
+                    Action::Assign { seats } => assigned.push(seats),
                     Action::Expire { trial, epoch } => self.release(&trial, epoch, ReleaseReason::Lost).await,
                 }
             }
+            self.assign(assigned).await;
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let host = |(agent, session): (&AgentId, &Session)| Host {
-            agent: agent.clone(),
-            free_from: session.free_from,
-            alive_until: session.heard_at + self.lease,
-        };
-        let trial = |(id, tracked): (&TrialId, &Tracked)| TrialView {
-            id: id.clone(),
-            run: tracked.run.clone(),
-            ordinal: tracked.ordinal,
-            agent: tracked.agent.clone(),
-            hold: match tracked.lease {
-                Some(held) => Hold::Held { epoch: held.epoch, expires_at: held.expires_at },
-                None => Hold::Queued,
-            },
-        };
-        Snapshot { hosts: self.sessions.iter().map(host).collect(), trials: self.trials.iter().map(trial).collect() }
+    /// How a run goes on; not looked up more often than people read.
+    fn outlook(&mut self, run: &RunId) -> Outlook {
+        let now = self.now();
+        if let Some((_, known)) = self.outlooks.get(run).filter(|(at, _)| now < *at + OUTLOOK) {
+            return known.clone();
+        }
+        let outlook = scheduler::outlook(&self.snapshot, run, now);
+        self.outlooks.retain(|_, (at, _)| now < *at + OUTLOOK);
+        self.outlooks.insert(run.clone(), (now, outlook.clone()));
+        outlook
+    }
+
+    /// Follows trials of the database.
+    async fn track_all(&mut self, trials: Vec<TrialRecord>) -> Result<(), StoreError> {
+        let works: BTreeSet<_> = trials.iter().filter_map(|trial| trial.work).collect();
+        if !works.is_empty() {
+            let durations = self.reader.durations(&works).await?;
+            self.durations.extend(durations);
+        }
+        for trial in trials {
+            self.track(trial);
+        }
+        Ok(())
     }
 
     /// Follows a trial of the database. A lease that is known keeps its time, another one gets a fresh one.
-    fn track(&mut self, trial: regatta_store::TrialRecord) {
-        let expires_at = self.now() + self.lease;
-        let known = self.trials.get(&trial.id).and_then(|tracked| tracked.lease);
-        let fresh = Held { epoch: trial.epoch, expires_at, session: None };
-        let lease = trial.state.is_held().then(|| known.filter(|held| held.epoch == trial.epoch).unwrap_or(fresh));
-        let tracked = Tracked {
+    fn track(&mut self, trial: TrialRecord) {
+        if trial.state.is_final() {
+            return self.untrack(&trial.id);
+        }
+        let now = self.now();
+        let known = self.snapshot.trial(&trial.id).map(|view| view.hold.clone());
+        let known = known.filter(|hold| matches!(hold, Hold::Held { epoch, .. } if *epoch == trial.epoch));
+        let place = Place { agent: trial.agent, device: trial.device };
+        let hold = match known {
+            _ if !trial.state.is_held() => Hold::Queued,
+            Some(known) => known,
+            None => {
+                let expires_at = Some(now + self.lease).filter(|_| !trial.delivered);
+                Hold::Held { place: place.clone(), epoch: trial.epoch, since: now, expires_at }
+            }
+        };
+        let tracked = self.trials.entry(trial.id.clone()).or_default();
+        tracked.stopping = trial.cancel_requested;
+        if hold == Hold::Queued {
+            (tracked.session, tracked.whole) = (None, false);
+        }
+        self.snapshot.insert(TrialView {
+            id: trial.id,
             run: trial.run,
             ordinal: trial.ordinal,
-            agent: trial.agent,
-            stopping: trial.cancel_requested,
-            lease,
-        };
-        self.trials.insert(trial.id, tracked);
+            priority: trial.priority,
+            exclusive: trial.exclusive,
+            places: trial.pool.unwrap_or_else(|| [place].into()),
+            artifact: trial.artifact,
+            group: trial.group,
+            avoid: trial.failed_on,
+            expected: trial.work.and_then(|work| self.durations.get(&work).copied()),
+            hold,
+        });
+    }
+
+    fn untrack(&mut self, trial: &TrialId) {
+        self.trials.remove(trial);
+        self.snapshot.remove(trial);
     }
 
     /// Reads a run's trials again after a change of the whole run.
     async fn reload(&mut self, run: &RunId) -> Result<(), StoreError> {
-        for trial in self.reader.trials(run).await? {
-            if trial.state.is_final() {
-                self.trials.remove(&trial.id);
-            } else {
-                self.track(trial);
+        let trials = self.reader.trials(run).await?;
+        self.track_all(trials).await
+    }
+
+    /// Reads some trials again after a change of them.
+    async fn reread(&mut self, trials: &[TrialId]) -> Result<(), StoreError> {
+        for trial in trials {
+            match self.reader.trial(trial).await? {
+                Some(record) => self.track(record),
+                None => self.untrack(trial),
             }
         }
         Ok(())
@@ -360,6 +465,7 @@ impl Actor {
                 )));
             }
             open.link.stop.cancel();
+            self.agents.remove(&open.id);
         }
         self.writer.write(hello.agent.clone()).await.map_err(|error| wire::status(&error))?;
         self.next_session += 1;
@@ -368,40 +474,48 @@ impl Actor {
         // First of all, so that no trial overtakes it.
         link.send(Message::Hello(greeting));
         let now = self.now();
-        self.sessions.insert(agent, Session { id, link, hello, heard_at: now, free_from: now });
+        let host = Host {
+            agent: agent.clone(),
+            free_from: now,
+            alive_until: now + self.lease,
+            out_of_service: self.services.get(&agent).map(out_of_service),
+        };
+        self.snapshot.insert_host(host, &hello.cached);
+        self.agents.insert(id, agent.clone());
+        self.sessions.insert(agent, Session { id, link, hello, heard_at: now, spool_records: 0 });
         Ok(id)
     }
 
     fn close_session(&mut self, session: SessionId) {
-        self.sessions.retain(|agent, open| {
-            let keep = open.id != session;
-            if !keep {
-                info!(%agent, "agent disconnected");
-            }
-            keep
-        });
+        if let Some(agent) = self.agents.remove(&session) {
+            self.sessions.remove(&agent);
+            self.snapshot.remove_host(&agent);
+            info!(%agent, "agent disconnected");
+        }
     }
 
     /// The open session of that id. One that has been replaced has no say any more.
     fn session(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.sessions.values_mut().find(|session| session.id == id)
+        self.sessions.get_mut(self.agents.get(&id)?)
     }
 
     fn heard(&mut self, id: SessionId) {
         let now = self.now();
-        if let Some(session) = self.session(id) {
-            session.heard_at = now;
+        let Some(session) = self.session(id) else { return };
+        session.heard_at = now;
+        let agent = session.hello.agent.id.clone();
+        if let Some(host) = self.snapshot.host_mut(&agent) {
+            host.alive_until = now + self.lease;
         }
     }
 
     fn renew(&mut self, session: SessionId, trial: &TrialId, epoch: Epoch) {
-        let expires_at = self.now() + self.lease;
-        if self.session(session).is_none() {
-            return;
-        }
-        let lease = self.trials.get_mut(trial).and_then(|tracked| tracked.lease.as_mut());
-        if let Some(held) = lease.filter(|held| held.epoch == epoch) {
-            *held = Held { epoch, expires_at, session: Some(session) };
+        let until = self.now() + self.lease;
+        let Some(agent) = self.agents.get(&session) else { return };
+        let (Some(tracked), Some(view)) = (self.trials.get_mut(trial), self.snapshot.trial(trial)) else { return };
+        if matches!(&view.hold, Hold::Held { place, epoch: held, .. } if *held == epoch && place.agent == *agent) {
+            tracked.session = Some(session);
+            self.snapshot.renew(trial, epoch, until);
         }
     }
 
@@ -411,6 +525,7 @@ impl Actor {
             self.renew(session, trial, *epoch);
         }
         let Some(open) = self.session(session) else { return };
+        open.spool_records = spool_records;
         let (agent, link) = (open.hello.agent.id.clone(), open.link.clone());
         let spool = open.hello.spool.clone();
         for (trial, epoch) in held.iter().filter(|(trial, epoch)| !self.may_go_on(trial, *epoch)) {
@@ -427,8 +542,13 @@ impl Actor {
 
     /// Whether an agent may go on with a trial: its lease is the current one, and nobody has stopped the run.
     fn may_go_on(&self, trial: &TrialId, epoch: Epoch) -> bool {
-        let tracked = self.trials.get(trial).filter(|tracked| !tracked.stopping);
-        tracked.and_then(|tracked| tracked.lease).is_some_and(|held| held.epoch == epoch)
+        self.trials.get(trial).is_some_and(|tracked| !tracked.stopping) && self.is_held(trial, epoch)
+    }
+
+    /// Whether that is the trial's lease.
+    fn is_held(&self, trial: &TrialId, epoch: Epoch) -> bool {
+        let hold = self.snapshot.trial(trial).map(|view| &view.hold);
+        matches!(hold, Some(Hold::Held { epoch: held, .. }) if *held == epoch)
     }
 
     /// Leases of an earlier session of the agent that this one knows nothing of: neither does it hold them, nor has
@@ -440,114 +560,223 @@ impl Actor {
         held: &[(TrialId, Epoch)],
         spool: &[(TrialId, Epoch)],
     ) -> Vec<(TrialId, Epoch)> {
-        let of_agent = self.trials.iter().filter(|(_, tracked)| tracked.agent == *agent);
-        let leases = of_agent.filter_map(|(id, tracked)| {
-            tracked.lease.filter(|held| held.session != Some(session)).map(|held| (id.clone(), held.epoch))
+        let leases = self.snapshot.held_by(agent).filter_map(|view| match view.hold {
+            Hold::Held { epoch, expires_at: Some(_), .. } => Some((view.id.clone(), epoch)),
+            _ => None,
         });
+        let of_this_session =
+            |trial: &TrialId| self.trials.get(trial).is_some_and(|tracked| tracked.session == Some(session));
+        let leases = leases.filter(|(trial, _)| !of_this_session(trial));
         leases.filter(|lease| !held.contains(lease) && !spool.contains(lease)).collect()
     }
 
-    async fn rejected(&mut self, session: SessionId, trial: TrialId, epoch: Epoch, reason: String) {
+    async fn rejected(&mut self, session: SessionId, trial: TrialId, epoch: Epoch, reason: ReleaseReason) {
         let free_from = self.now() + BACK_OFF;
-        if let Some(open) = self.session(session) {
-            warn!(agent = %open.hello.agent.id, %trial, reason, "agent did not take a trial");
-            open.free_from = free_from;
-            self.release(&trial, epoch, ReleaseReason::Rejected(reason)).await;
+        let Some(agent) = self.agents.get(&session).cloned() else { return };
+        warn!(%agent, %trial, %reason, "agent did not take a trial");
+        if let Some(host) = self.snapshot.host_mut(&agent) {
+            host.free_from = free_from;
+            if reason == ReleaseReason::Leaving {
+                // Until it comes back as another process, with another session.
+                host.out_of_service = Some("leaving".to_owned());
+            }
         }
+        self.release(&trial, epoch, reason).await;
     }
+}
+
+/// A trial that is to be leased, and the way to its agent.
+struct Prepared {
+    seat: Seat,
+    session: SessionId,
+    permit: mpsc::OwnedPermit<Result<pb::CoordinatorMessage, Status>>,
 }
 
 /// Leases.
 impl Actor {
-    async fn assign(&mut self, trial: &TrialId) {
-        let now = self.now();
-        let Some(agent) = self.trials.get(trial).map(|tracked| tracked.agent.clone()) else { return };
-        let Some(session) = self.sessions.get_mut(&agent) else { return };
-        session.free_from = now + BACK_OFF;
-        let Ok(permit) = session.link.outbound.clone().try_reserve_owned() else {
-            session.link.stop.cancel();
-            return;
-        };
-        let (id, boot_id) = (session.id, session.hello.agent.boot_id.clone());
-        match self.writer.write(Lease { trial: trial.clone(), boot_id }).await {
-            Ok(Leased::Granted { epoch, trial: granted }) => {
-                info!(%agent, %trial, epoch = epoch.0, cells = granted.cells.len(), "trial leased");
-                permit.send(Ok(wire::message(assignment(&granted, epoch, self.lease))));
-                let held = Held { epoch, expires_at: now + self.lease, session: Some(id) };
-                let run = granted.run.clone();
-                if let Some(tracked) = self.trials.get_mut(trial) {
-                    tracked.lease = Some(held);
-                }
-                self.free(&agent, now);
-                self.notify(run);
-            }
-            Ok(Leased::NotQueued) => {
-                self.trials.remove(trial);
-                self.free(&agent, now);
-            }
-            Err(error) => warn!(%agent, %trial, %error, "failed to store a lease, trying again"),
+    /// Leases trials, each list as a whole. Many leases share a commit.
+    async fn assign(&mut self, assigned: Vec<Vec<(TrialId, Place)>>) {
+        let mut writes = Vec::with_capacity(assigned.len());
+        for seats in assigned {
+            let prepared: Option<Vec<_>> = seats.into_iter().map(|(trial, place)| self.prepare(trial, place)).collect();
+            let Some(prepared) = prepared else { continue };
+            let (writer, seats) = (self.writer.clone(), prepared.iter().map(|one| one.seat.clone()).collect());
+            writes.push((prepared, tokio::spawn(async move { writer.write(Lease(seats)).await })));
+        }
+        for (prepared, write) in writes {
+            let leased = write.await.unwrap_or(Err(StoreError::Closed));
+            self.leased(prepared, leased).await;
         }
     }
 
+    /// `None` if there is no way to the agent. Until the lease is stored, the agent gets nothing else.
+    fn prepare(&mut self, trial: TrialId, place: Place) -> Option<Prepared> {
+        let back_at = self.now() + BACK_OFF;
+        self.free(&place.agent, back_at);
+        let session = self.sessions.get(&place.agent)?;
+        let Ok(permit) = session.link.outbound.clone().try_reserve_owned() else {
+            session.link.stop.cancel();
+            return None;
+        };
+        let (session, boot_id) = (session.id, session.hello.agent.boot_id.clone());
+        Some(Prepared { seat: Seat { trial, place, boot_id }, session, permit })
+    }
+
+    async fn leased(&mut self, prepared: Vec<Prepared>, leased: Result<Leased, StoreError>) {
+        let now = self.now();
+        match leased {
+            Ok(Leased::Granted(granted)) => {
+                for (prepared, granted) in prepared.into_iter().zip(granted) {
+                    self.free(&prepared.seat.place.agent, now);
+                    self.granted(prepared, granted);
+                }
+            }
+            Ok(Leased::NotQueued) => {
+                let trials: Vec<_> = prepared.iter().map(|one| one.seat.trial.clone()).collect();
+                for one in &prepared {
+                    self.free(&one.seat.place.agent, now);
+                }
+                if let Err(error) = self.reread(&trials).await {
+                    warn!(trial = %trials[0], %error, "failed to read a trial again");
+                }
+            }
+            Err(error) => warn!(trial = %prepared[0].seat.trial, %error, "failed to store a lease, trying again"),
+        }
+    }
+
+    fn granted(&mut self, prepared: Prepared, granted: Granted) {
+        let Prepared { seat: Seat { trial: id, place, .. }, session, permit } = prepared;
+        let Granted { epoch, trial, whole } = granted;
+        info!(agent = %place.agent, trial = %id, epoch = epoch.0, cells = trial.cells.len(), "trial leased");
+        permit.send(Ok(wire::message(assignment(&trial, epoch, self.lease))));
+        let now = self.now();
+        let hold = Hold::Held { place, epoch, since: now, expires_at: Some(now + self.lease) };
+        self.snapshot.set_hold(&id, hold);
+        if let Some(tracked) = self.trials.get_mut(&id) {
+            (tracked.session, tracked.whole) = (Some(session), whole);
+        }
+        self.notify(trial.run);
+    }
+
     fn free(&mut self, agent: &AgentId, from: Duration) {
-        if let Some(session) = self.sessions.get_mut(agent) {
-            session.free_from = from;
+        if let Some(host) = self.snapshot.host_mut(agent) {
+            host.free_from = from;
         }
     }
 
     async fn release(&mut self, trial: &TrialId, epoch: Epoch, reason: ReleaseReason) {
-        let Some(run) = self.trials.get(trial).map(|tracked| tracked.run.clone()) else { return };
-        if let Err(error) = self.try_release(&run, trial, epoch, reason).await {
+        let Some(run) = self.snapshot.trial(trial).map(|view| view.run.clone()) else { return };
+        if let Err(error) = self.try_release(trial, epoch, reason).await {
             warn!(%trial, epoch = epoch.0, %error, "failed to take a lease back, trying again");
             let again_at = self.now() + BACK_OFF;
-            let lease = self.trials.get_mut(trial).and_then(|tracked| tracked.lease.as_mut());
-            if let Some(held) = lease.filter(|held| held.epoch == epoch) {
-                held.expires_at = again_at;
+            self.snapshot.renew(trial, epoch, again_at);
+        }
+        self.changed = true;
+        self.notify(run);
+    }
+
+    async fn try_release(&mut self, trial: &TrialId, epoch: Epoch, reason: ReleaseReason) -> Result<(), StoreError> {
+        let members = self.snapshot.together(trial);
+        let agent = self.holder(trial, epoch);
+        let (why, leaving) = (reason.to_string(), reason == ReleaseReason::Leaving);
+        let released = self.writer.write(Release { trial: trial.clone(), epoch, reason }).await?;
+        info!(%trial, epoch = epoch.0, ?released, "lease taken back");
+        // A group's other trials have lost their leases too: their agents need not wait to be told.
+        for member in members.iter().filter(|member| *member != trial) {
+            self.tell_to_stop(member);
+        }
+        // Also where it was over before: its end is stored, and on its way here as another event.
+        self.reread(&members).await?;
+        let over = matches!(released, Released::Requeued | Released::Ended(TrialState::Failed | TrialState::Done));
+        if let Some(agent) = agent.filter(|_| over && !leaving) {
+            self.failed(&agent, trial, &why).await;
+        }
+        Ok(())
+    }
+
+    /// The agent that has the lease.
+    fn holder(&self, trial: &TrialId, lease: Epoch) -> Option<AgentId> {
+        match &self.snapshot.trial(trial)?.hold {
+            Hold::Held { place, epoch, .. } if *epoch == lease => Some(place.agent.clone()),
+            _ => None,
+        }
+    }
+
+    /// Tells the agent that is at the trial to stop it.
+    fn tell_to_stop(&self, trial: &TrialId) {
+        let hold = self.snapshot.trial(trial).map(|view| &view.hold);
+        let Some(Hold::Held { place, epoch, expires_at: Some(_), .. }) = hold else { return };
+        if let Some(session) = self.sessions.get(&place.agent) {
+            let message = pb::CancelTrial { trial_id: trial.to_string(), epoch: epoch.0 };
+            session.link.send(Message::Cancel(message));
+        }
+    }
+
+    async fn finished(
+        &mut self,
+        trial: &TrialId,
+        epoch: Epoch,
+        run: RunId,
+        state: Option<TrialState>,
+        failure: Option<String>,
+    ) {
+        info!(%trial, epoch = epoch.0, ?state, "records complete");
+        let (agent, members) = (self.holder(trial, epoch), self.snapshot.together(trial));
+        if state == Some(TrialState::Done) {
+            self.took(trial, epoch);
+        }
+        match state {
+            Some(TrialState::Cancelled) => self.untrack(trial),
+            Some(state) if state.is_final() => members.iter().for_each(|member| self.untrack(member)),
+            Some(TrialState::Queued) => {
+                if let Err(error) = self.reread(&members).await {
+                    warn!(%trial, %error, "failed to read a trial again");
+                }
             }
+            Some(_) => self.delivered(trial, failure.is_some(), &members),
+            None => {}
+        }
+        match (agent, failure) {
+            (Some(agent), Some(failure)) => self.failed(&agent, trial, &failure).await,
+            (Some(agent), None) if state.is_some() => self.health.succeeded(&agent),
+            _ => {}
         }
         self.notify(run);
     }
 
-    async fn try_release(
-        &mut self,
-        run: &RunId,
-        trial: &TrialId,
-        epoch: Epoch,
-        reason: ReleaseReason,
-    ) -> Result<(), StoreError> {
-        let released = self.writer.write(Release { trial: trial.clone(), epoch, reason }).await?;
-        info!(%trial, epoch = epoch.0, ?released, "lease taken back");
-        // Also where it was over before: its end is stored, and on its way here as another event.
-        self.reload(run).await
+    /// A trial whose agent has said all there is to say waits for the others of its group. Where it has failed, they have
+    /// nobody to wait for at their barriers.
+    fn delivered(&mut self, trial: &TrialId, failed: bool, members: &[TrialId]) {
+        if let Some(Hold::Held { place, epoch, since, .. }) = self.snapshot.trial(trial).map(|view| view.hold.clone()) {
+            self.snapshot.set_hold(trial, Hold::Held { place, epoch, since, expires_at: None });
+        }
+        if failed {
+            members.iter().filter(|member| *member != trial).for_each(|member| self.tell_to_stop(member));
+        }
     }
 
-    fn finished(&mut self, trial: &TrialId, epoch: Epoch, run: RunId, state: Option<TrialState>) {
-        info!(%trial, epoch = epoch.0, ?state, "records complete");
-        self.apply(trial, epoch, state);
-        self.notify(run);
-    }
-
-    /// Follows what has happened to a lease in the database.
-    fn apply(&mut self, trial: &TrialId, epoch: Epoch, state: Option<TrialState>) {
-        match state {
-            Some(state) if state.is_final() => {
-                self.trials.remove(trial);
-            }
-            Some(_) => {
-                let tracked = self.trials.get_mut(trial);
-                if let Some(tracked) = tracked.filter(|t| t.lease.is_some_and(|held| held.epoch == epoch)) {
-                    tracked.lease = None;
+    /// Notes how long a trial took, where that says something of others.
+    fn took(&mut self, trial: &TrialId, lease: Epoch) {
+        let whole = self.trials.get(trial).is_some_and(|tracked| tracked.whole);
+        if let Some(Hold::Held { epoch, since, .. }) = self.snapshot.trial(trial).map(|view| &view.hold)
+            && whole
+            && *epoch == lease
+        {
+            let took = Took { trial: trial.clone(), epoch: lease, took: self.now().saturating_sub(*since) };
+            let writer = self.writer.clone();
+            self.background.spawn(async move {
+                if let Err(error) = writer.write(took).await {
+                    warn!(%error, "failed to store how long a trial took");
                 }
-            }
-            None => {}
+            });
         }
     }
 
     fn progress(&self, progress: pb::Progress) {
         let trial = progress.trial_id.parse::<TrialId>().ok();
-        let tracked = trial.and_then(|id| self.trials.get(&id));
-        if let Some(tracked) = tracked.filter(|t| t.lease.is_some_and(|held| held.epoch.0 == progress.epoch)) {
-            let _ = self.notices.send(Notice::Progress(tracked.run.clone(), progress));
+        let view = trial.and_then(|id| self.snapshot.trial(&id));
+        if let Some(view) = view.filter(|view| self.is_held(&view.id, Epoch(progress.epoch))) {
+            let _ = self.notices.send(Notice::Progress(view.run.clone(), progress));
         }
     }
 }
@@ -563,8 +792,8 @@ fn assignment(trial: &Trial, epoch: Epoch, lease: Duration) -> Message {
 /// Runs.
 impl Actor {
     async fn submit(&mut self, submission: Submission) -> Result<(), Status> {
-        let Submission { id, bundle, scenario, allow_large } = submission;
-        let devices = self.devices();
+        let Submission { id, bundle, scenario, allow_large, priority } = submission;
+        let devices = self.devices(&scenario.fleet)?;
         let plain: Vec<_> = devices.iter().map(|of_run| of_run.device.clone()).collect();
         matrix::check_devices(&scenario, &plain).map_err(|errors| {
             let text = wire::cut(&errors.to_string());
@@ -574,9 +803,12 @@ impl Actor {
         let most = if allow_large { matrix::MAX_CELLS_LARGE } else { matrix::MAX_CELLS };
         matrix::check_size(&scenario, &plain, most).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let matrix = matrix::expand(&scenario, &plain);
-        let (cells, trials) = (matrix.cells.len(), matrix.trials.len());
         let (name, policy) = (scenario.name, scenario.policy);
-        let run = NewRun { id: id.clone(), name, bundle, policy, matrix, devices };
+        self.store_run(NewRun { id, name, bundle, policy, matrix, devices, priority, retry_of: None }).await
+    }
+
+    async fn store_run(&mut self, run: NewRun) -> Result<(), Status> {
+        let (id, cells, trials) = (run.id.clone(), run.matrix.cells.len(), run.matrix.trials.len());
         match self.writer.write(run).await.map_err(|error| wire::status(&error))? {
             Submitted::Stored => info!(run = %id, cells, trials, "run submitted"),
             Submitted::AlreadyStored => {}
@@ -591,8 +823,19 @@ impl Actor {
         Ok(())
     }
 
-    /// The devices of the connected agents, by agent.
-    fn devices(&self) -> Vec<RunDevice> {
+    /// The devices of the connected agents that are in service and have the labels, by agent.
+    fn devices(&self, fleet: &Fleet) -> Result<Vec<RunDevice>, Status> {
+        let in_service = || self.sessions.values().filter(|open| !self.services.contains_key(&open.hello.agent.id));
+        if in_service().next().is_none() && !self.sessions.is_empty() {
+            return Err(Status::failed_precondition(
+                "every connected agent is out of service: see regatta agents, and put one back with regatta resume AGENT",
+            ));
+        }
+        let admitted = || in_service().filter(|open| fleet.admits(&open.hello.agent.labels));
+        if admitted().next().is_none() && !self.sessions.is_empty() {
+            let error = MatrixError::NoLabels { labels: fleet.labels.clone() };
+            return Err(Status::failed_precondition(error.to_string()));
+        }
         let of_agent = |session: &Session| {
             let agent = session.hello.agent.clone();
             agent.devices.into_iter().map(move |device| RunDevice {
@@ -601,7 +844,7 @@ impl Actor {
                 host: agent.host.clone(),
             })
         };
-        self.sessions.values().flat_map(of_agent).collect()
+        Ok(admitted().flat_map(of_agent).collect())
     }
 
     async fn cancel(&mut self, run: RunId) -> Result<(), Status> {
@@ -626,8 +869,8 @@ impl Actor {
     }
 
     async fn resume(&mut self, run: RunId) -> Result<u32, Status> {
-        let live = self.trials.iter().filter(|(_, tracked)| tracked.run == run && self.is_live(tracked));
-        let live = live.map(|(id, _)| id.clone()).collect();
+        let live = self.snapshot.trials_of(&run).filter(|view| self.is_live(view)).map(|view| view.id.clone());
+        let live = live.collect();
         let resume = ResumeRun { run: run.clone(), live };
         let queued = match self.writer.write(resume).await.map_err(|error| wire::status(&error))? {
             Resumed::NotFound => return Err(no_run(&run)),
@@ -643,11 +886,92 @@ impl Actor {
         Ok(u32::try_from(queued.len()).unwrap_or(u32::MAX))
     }
 
-    /// Whether an agent whose session is open has the trial.
-    fn is_live(&self, tracked: &Tracked) -> bool {
-        let session = self.sessions.get(&tracked.agent).map(|session| session.id);
-        session.is_some() && tracked.lease.is_some_and(|held| held.session == session)
+    /// Whether an agent whose session is open has the trial, or has done its part of it.
+    fn is_live(&self, view: &TrialView) -> bool {
+        let Hold::Held { place, expires_at, .. } = &view.hold else { return false };
+        let session = self.sessions.get(&place.agent).map(|session| session.id);
+        let spoken = self.trials.get(&view.id).and_then(|tracked| tracked.session);
+        expires_at.is_none() || (session.is_some() && spoken == session)
     }
+}
+
+/// Agents.
+impl Actor {
+    fn agent_views(&self) -> BTreeMap<AgentId, AgentView> {
+        let mut views: BTreeMap<AgentId, AgentView> = BTreeMap::new();
+        for (agent, session) in &self.sessions {
+            let view = AgentView { connected: true, spool_records: session.spool_records, ..AgentView::default() };
+            views.insert(agent.clone(), view);
+        }
+        for trial in self.snapshot.held() {
+            if let Hold::Held { place, .. } = &trial.hold {
+                views.entry(place.agent.clone()).or_default().trials.push(trial.id.clone());
+            }
+        }
+        views
+    }
+
+    /// The infrastructure has failed a trial on an agent. One that fails again and again is taken out of service.
+    async fn failed(&mut self, agent: &AgentId, trial: &TrialId, why: &str) {
+        let Some(reason) = self.health.failed(agent, trial, why) else { return };
+        if self.services.contains_key(agent) {
+            return;
+        }
+        warn!(%agent, reason, "agent quarantined");
+        if let Err(status) = self.set_service(agent.clone(), Service::Quarantined, reason).await {
+            warn!(%agent, %status, "failed to quarantine an agent");
+        }
+    }
+
+    async fn set_service(&mut self, agent: AgentId, service: Service, reason: String) -> Result<(), Status> {
+        let change = SetService { agent: agent.clone(), service, reason: reason.clone() };
+        if !self.writer.write(change).await.map_err(|error| wire::status(&error))? {
+            return Err(no_agent(&agent));
+        }
+        info!(%agent, service = service.as_str(), reason, "agent's service changed");
+        if service == Service::Ready {
+            self.health.succeeded(&agent);
+            self.services.remove(&agent);
+        } else {
+            self.services.insert(agent.clone(), (service, reason));
+        }
+        let out_of_service = self.services.get(&agent).map(out_of_service);
+        if let Some(host) = self.snapshot.host_mut(&agent) {
+            host.out_of_service = out_of_service;
+        }
+        self.outlooks.clear();
+        self.changed = true;
+        Ok(())
+    }
+
+    async fn forget(&mut self, agent: AgentId) -> Result<(), Status> {
+        if self.sessions.contains_key(&agent) {
+            return Err(Status::failed_precondition(format!("agent '{agent}' is connected: stop it first")));
+        }
+        if let Some(trial) = self.snapshot.held_by(&agent).next() {
+            let id = &trial.id;
+            return Err(Status::failed_precondition(format!(
+                "agent '{agent}' has trial {id}: wait for its lease to end"
+            )));
+        }
+        if !self.writer.write(ForgetAgent(agent.clone())).await.map_err(|error| wire::status(&error))? {
+            return Err(no_agent(&agent));
+        }
+        info!(%agent, "agent forgotten");
+        self.services.remove(&agent);
+        self.health.succeeded(&agent);
+        Ok(())
+    }
+}
+
+/// Why an agent gets no trials, for people.
+fn out_of_service((service, reason): &(Service, String)) -> String {
+    let service = service.as_str();
+    if reason.is_empty() { service.to_owned() } else { format!("{service}: {reason}") }
+}
+
+fn no_agent(agent: &AgentId) -> Status {
+    Status::not_found(format!("there is no agent '{agent}'; see regatta agents"))
 }
 
 fn no_run(run: &RunId) -> Status {

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::actor::Handle;
+use crate::actor::{Event, Handle};
 use crate::metrics::Metrics;
 
 /// Connections at the same time.
@@ -103,7 +103,9 @@ impl Pages {
         if self.stop.is_cancelled() {
             return Some("stopping\n");
         }
-        match tokio::time::timeout(READY, self.actor.connected()).await {
+        // Nothing has to be computed for an answer about no run at all.
+        let asked = self.actor.ask(|reply| Event::Outlooks { runs: Vec::new(), reply });
+        match tokio::time::timeout(READY, asked).await {
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return Some("stopping\n"),
             Err(_) => return Some("the scheduler does not answer\n"),

@@ -12,6 +12,7 @@
 mod accept;
 mod actor;
 mod auth;
+mod health;
 mod http;
 mod limit;
 mod metrics;

@@ -1,25 +1,31 @@
 //! Runs for people and programs: each call parses, asks the actor or the database, and answers.
 
+use std::collections::HashSet;
+
 use regatta_core::id::RunId;
 use regatta_core::run::RunState;
 use regatta_core::scenario::{self, ScenarioBundle};
 use regatta_proto::convert::{self, WireError};
 use regatta_proto::pb;
 use regatta_proto::pb::run_service_server::RunService;
-use regatta_store::{EventRecord, Reader, StoreError};
+use regatta_store::{CellRecord, EventRecord, NewRun, Reader, RunRecord, RunSummary, Service, StoreError};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
-use crate::actor::{Event, Handle, Notice, Submission};
+use crate::actor::{AgentView, Event, Handle, Notice, Submission};
 use crate::auth::Caller;
+use crate::scheduler::Outlook;
 use crate::wire;
 
 /// Runs listed when the caller names no limit, and at most.
 const LIST_DEFAULT: u32 = 100;
 const LIST_MOST: u32 = 1000;
+
+/// What a run's priority may be.
+const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 
 /// Messages that may wait for someone who watches. Progress is dropped when half of them wait.
 const WATCH_QUEUE: usize = 64;
@@ -41,6 +47,54 @@ impl Runs {
     async fn resolve(&self, text: &str) -> Result<RunId, Status> {
         self.reader.resolve_run(text).await.map_err(|error| wire::status(&error))
     }
+
+    /// The run of that `id` that repeats what another one has left undone.
+    async fn undone(&self, of: &str, id: RunId) -> Result<Result<NewRun, Status>, StoreError> {
+        let RunRecord { summary, bundle, policy } = self.reader.run(of).await?;
+        let of = summary.id;
+        if summary.state == RunState::Active {
+            let text = format!("run '{of}' has not ended: wait for it, or cancel it");
+            return Ok(Err(Status::failed_precondition(text)));
+        }
+        let matrix = self.reader.undone(&of).await?;
+        if matrix.cells.is_empty() {
+            let text = format!("every cell of run '{of}' that was tried ended ok: there is nothing to repeat");
+            return Ok(Err(Status::failed_precondition(text)));
+        }
+        let (name, priority, retry_of) = (summary.name, summary.priority, Some(of.clone()));
+        let devices = self.reader.run_devices(&of).await?;
+        Ok(Ok(NewRun { id, name, bundle, policy, matrix, devices, priority, retry_of }))
+    }
+
+    /// The cells of a run. Of each trial that an agent has, the first open cell is running.
+    async fn cells(&self, run: &RunId) -> Result<Vec<pb::Cell>, StoreError> {
+        let trials = self.reader.trials(run).await?;
+        let mut at_work: HashSet<_> = trials
+            .into_iter()
+            .filter(|trial| trial.state.is_held() && !trial.delivered)
+            .map(|trial| trial.id)
+            .collect();
+        let cells = self.reader.cells(run).await?;
+        let cell = |cell: &CellRecord| {
+            let is_open = cell.outcome.is_none();
+            wire::cell(cell, is_open && cell.trial.as_ref().is_some_and(|trial| at_work.remove(trial)))
+        };
+        Ok(cells.iter().map(cell).collect())
+    }
+
+    async fn set_service(&self, agent: &str, service: Service, reason: String) -> Result<(), Status> {
+        let agent = convert::parse("agent_id", agent).map_err(|error| invalid(&error))?;
+        self.actor.ask(|reply| Event::Service { agent, service, reason, reply }).await
+    }
+}
+
+/// How a run goes on, if it does.
+async fn outlook(actor: &Handle, summary: &RunSummary) -> Result<Option<Outlook>, Status> {
+    if summary.state != RunState::Active {
+        return Ok(None);
+    }
+    let runs = vec![summary.id.clone()];
+    Ok(actor.ask(|reply| Event::Outlooks { runs, reply }).await?.remove(&summary.id))
 }
 
 fn not_yet() -> Status {
@@ -67,14 +121,20 @@ impl RunService for Runs {
         let bundle = ScenarioBundle::try_from(bundle).map_err(|error| invalid(&error))?;
         let scenario =
             scenario::parse(&bundle).map_err(|errors| Status::invalid_argument(wire::cut(&errors.to_string())))?;
-        let submission = Submission { id: id.clone(), bundle, scenario, allow_large: request.allow_large };
+        let (allow_large, priority) = (request.allow_large, request.priority);
+        if !PRIORITIES.contains(&priority) {
+            let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
+            return Err(Status::invalid_argument(format!("priority {priority} is not within {least} to {most}")));
+        }
+        let submission = Submission { id: id.clone(), bundle, scenario, allow_large, priority };
         self.actor.ask(|reply| Event::Submit { submission: Box::new(submission), reply }).await?;
         Ok(Response::new(pb::SubmitRunResponse { run_id: id.to_string() }))
     }
 
     async fn get_run(&self, request: Request<pb::GetRunRequest>) -> Result<Response<pb::GetRunResponse>, Status> {
         let run = self.reader.run(&request.into_inner().run_id).await.map_err(|error| wire::status(&error))?;
-        Ok(Response::new(pb::GetRunResponse { run: Some(wire::run(&run.summary)) }))
+        let outlook = outlook(&self.actor, &run.summary).await?;
+        Ok(Response::new(pb::GetRunResponse { run: Some(wire::run(&run.summary, outlook.as_ref())) }))
     }
 
     async fn list_runs(&self, request: Request<pb::ListRunsRequest>) -> Result<Response<pb::ListRunsResponse>, Status> {
@@ -83,7 +143,10 @@ impl RunService for Runs {
             limit => limit.min(LIST_MOST),
         };
         let runs = self.reader.runs(limit).await.map_err(|error| wire::status(&error))?;
-        Ok(Response::new(pb::ListRunsResponse { runs: runs.iter().map(wire::run).collect() }))
+        let active = runs.iter().filter(|run| run.state == RunState::Active).map(|run| run.id.clone()).collect();
+        let outlooks = self.actor.ask(|reply| Event::Outlooks { runs: active, reply }).await?;
+        let runs = runs.iter().map(|run| wire::run(run, outlooks.get(&run.id))).collect();
+        Ok(Response::new(pb::ListRunsResponse { runs }))
     }
 
     async fn watch_run(&self, request: Request<pb::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
@@ -92,7 +155,7 @@ impl RunService for Runs {
         let (outbound, messages) = mpsc::channel(WATCH_QUEUE);
         // From before the first look at the database, so that no change falls between the two.
         let notices = self.actor.notices.subscribe();
-        let watch = Watch { reader: self.reader.clone(), run, outbound, seen: 0 };
+        let watch = Watch { reader: self.reader.clone(), actor: self.actor.clone(), run, outbound, seen: 0 };
         let (stop, ended) = (self.stop.clone(), watch.outbound.clone());
         self.tasks.spawn(async move {
             tokio::select! {
@@ -122,43 +185,63 @@ impl RunService for Runs {
         Ok(Response::new(pb::ResumeRunResponse { trials }))
     }
 
-    async fn retry_run(&self, _: Request<pb::RetryRunRequest>) -> Result<Response<pb::RetryRunResponse>, Status> {
-        Err(not_yet())
+    async fn retry_run(&self, request: Request<pb::RetryRunRequest>) -> Result<Response<pb::RetryRunResponse>, Status> {
+        let pb::RetryRunRequest { run_id, new_run_id } = request.into_inner();
+        let id = if new_run_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { new_run_id };
+        let id: RunId = convert::parse("new_run_id", &id).map_err(|error| invalid(&error))?;
+        let run = self.undone(&run_id, id.clone()).await.map_err(|error| wire::status(&error))??;
+        let cells = u32::try_from(run.matrix.cells.len()).unwrap_or(u32::MAX);
+        self.actor.ask(|reply| Event::Retry { run: Box::new(run), reply }).await?;
+        Ok(Response::new(pb::RetryRunResponse { run_id: id.to_string(), cells }))
     }
 
-    async fn list_cells(&self, _: Request<pb::ListCellsRequest>) -> Result<Response<pb::ListCellsResponse>, Status> {
-        Err(not_yet())
+    async fn list_cells(
+        &self,
+        request: Request<pb::ListCellsRequest>,
+    ) -> Result<Response<pb::ListCellsResponse>, Status> {
+        let run = self.resolve(&request.into_inner().run_id).await?;
+        let cells = self.cells(&run).await.map_err(|error| wire::status(&error))?;
+        Ok(Response::new(pb::ListCellsResponse { cells }))
     }
 
     async fn export_run(&self, _: Request<pb::ExportRunRequest>) -> Result<Response<Self::ExportRunStream>, Status> {
         Err(not_yet())
     }
 
-    async fn drain_agent(&self, _: Request<pb::DrainAgentRequest>) -> Result<Response<pb::DrainAgentResponse>, Status> {
-        Err(not_yet())
+    async fn drain_agent(
+        &self,
+        request: Request<pb::DrainAgentRequest>,
+    ) -> Result<Response<pb::DrainAgentResponse>, Status> {
+        let pb::DrainAgentRequest { agent_id, reason } = request.into_inner();
+        self.set_service(&agent_id, Service::Draining, wire::label(&reason)).await?;
+        Ok(Response::new(pb::DrainAgentResponse {}))
     }
 
     async fn resume_agent(
         &self,
-        _: Request<pb::ResumeAgentRequest>,
+        request: Request<pb::ResumeAgentRequest>,
     ) -> Result<Response<pb::ResumeAgentResponse>, Status> {
-        Err(not_yet())
+        self.set_service(&request.into_inner().agent_id, Service::Ready, String::new()).await?;
+        Ok(Response::new(pb::ResumeAgentResponse {}))
     }
 
     async fn forget_agent(
         &self,
-        _: Request<pb::ForgetAgentRequest>,
+        request: Request<pb::ForgetAgentRequest>,
     ) -> Result<Response<pb::ForgetAgentResponse>, Status> {
-        Err(not_yet())
+        let agent = convert::parse("agent_id", &request.into_inner().agent_id).map_err(|error| invalid(&error))?;
+        self.actor.ask(|reply| Event::Forget { agent, reply }).await?;
+        Ok(Response::new(pb::ForgetAgentResponse {}))
     }
 
     async fn list_agents(
         &self,
         _request: Request<pb::ListAgentsRequest>,
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
-        let connected = self.actor.connected().await?;
+        let views = self.actor.ask(|reply| Event::Agents { reply }).await?;
         let agents = self.reader.agents().await.map_err(|error| wire::status(&error))?;
-        let agents = agents.iter().map(|agent| wire::agent(agent, connected.contains(&agent.id))).collect();
+        let unseen = AgentView::default();
+        let agents = agents.iter().map(|agent| wire::agent(agent, views.get(&agent.id).unwrap_or(&unseen))).collect();
         Ok(Response::new(pb::ListAgentsResponse { agents }))
     }
 }
@@ -167,6 +250,7 @@ impl RunService for Runs {
 /// are doing right now is dropped when it does not keep up.
 struct Watch {
     reader: Reader,
+    actor: Handle,
     run: RunId,
     outbound: mpsc::Sender<Result<pb::WatchRunResponse, Status>>,
     /// The last event that was looked at.
@@ -238,7 +322,7 @@ impl Watch {
     /// Tells how the run stands, and which of its cells have ended since.
     async fn changed(&mut self, events: &[EventRecord]) -> Result<Next, StoreError> {
         let summary = self.reader.run(self.run.as_str()).await?.summary;
-        let state = pb::WatchRunResponse { run: Some(wire::run(&summary)), progress: None, cell_end: None };
+        let state = pb::WatchRunResponse { run: Some(self.shown(&summary).await), progress: None, cell_end: None };
         for cell in events.iter().filter(|event| event.kind == "cell_ended").filter_map(|event| event.cell) {
             if let Some(outcome) = self.reader.outcome(&self.run, &cell).await? {
                 let cell_end = Some(convert::cell_end(cell, &outcome));
@@ -252,6 +336,11 @@ impl Watch {
         Ok(if summary.state == RunState::Active { Next::Wait } else { Next::Ended })
     }
 
+    async fn shown(&self, summary: &RunSummary) -> pb::Run {
+        // A coordinator that stops knows no more how the run goes on; how it stands is in the database.
+        wire::run(summary, outlook(&self.actor, summary).await.ok().flatten().as_ref())
+    }
+
     async fn send(&self, response: pb::WatchRunResponse) {
         // A closed channel is noticed by who waits for the next notice.
         let _ = self.outbound.send(Ok(response)).await;
@@ -262,8 +351,8 @@ impl Watch {
             return Ok(());
         }
         let summary = self.reader.run(self.run.as_str()).await?.summary;
-        let response =
-            pb::WatchRunResponse { run: Some(wire::run(&summary)), progress: Some(progress), cell_end: None };
+        let run = Some(self.shown(&summary).await);
+        let response = pb::WatchRunResponse { run, progress: Some(progress), cell_end: None };
         let _ = self.outbound.try_send(Ok(response));
         Ok(())
     }

@@ -82,6 +82,9 @@ pub struct Config {
     pub lease: Duration,
     /// How often agents are to send a heartbeat.
     pub heartbeat: Duration,
+    /// Failures of the infrastructure in a row, over different trials and without a success between, after which an
+    /// agent is quarantined; `None` for never.
+    pub quarantine_after: Option<usize>,
     /// Wall-clock time, for labels.
     pub clock: fn() -> Timestamp,
 }
@@ -108,7 +111,7 @@ impl Config {
         self.require_token || certificates || !self.listen.ip().is_loopback()
     }
 
-    /// A free port on loopback, leases of 40 s, heartbeats every 10 s.
+    /// A free port on loopback, leases of 40 s, heartbeats every 10 s, quarantine after 3 failures.
     pub fn new(db: impl Into<PathBuf>) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -120,6 +123,7 @@ impl Config {
             db: db.into(),
             lease: Duration::from_secs(40),
             heartbeat: Duration::from_secs(10),
+            quarantine_after: Some(3),
             clock: Timestamp::now,
         }
     }

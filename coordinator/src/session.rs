@@ -249,7 +249,7 @@ impl Open {
             Some(FromAgent::Reject(reject)) => {
                 let (trial, epoch) = wire::lease(&reject.trial_id, reject.epoch)?;
                 let reason = regatta_core::id::shown(&reject.reason);
-                actor.send(Event::Rejected { session, trial, epoch, reason }).await
+                actor.send(Event::Rejected { session, trial, epoch, reason, leaving: reject.leaving }).await
             }
             Some(FromAgent::AtBarrier(_) | FromAgent::PassedBarrier(_)) => {
                 Err(Status::unimplemented("this coordinator holds no barriers yet"))
@@ -291,9 +291,9 @@ impl Open {
             Finished::Missing { from_seq } => {
                 self.send(Message::Missing(pb::Missing { trial_id, epoch: epoch.0, from_seq })).await
             }
-            Finished::Complete { run, state, .. } => {
+            Finished::Complete { run, state, failure, .. } => {
                 // The actor first: when the agent hears of it, it may ask for the next trial.
-                self.agents.actor.send(Event::Finished { trial, epoch, run, state }).await?;
+                self.agents.actor.send(Event::Finished { trial, epoch, run, state, failure }).await?;
                 self.send(Message::FinishAck(pb::FinishAck { trial_id, epoch: epoch.0 })).await
             }
         }

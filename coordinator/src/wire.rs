@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::time::Duration;
 
 use prost::Message;
-use regatta_core::cell::{CellHash, Outcome};
+use regatta_core::artifact::ArtifactRef;
+use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
 use regatta_core::id::{TrialId, is_unprintable};
@@ -13,9 +15,13 @@ use regatta_core::trial::Epoch;
 use regatta_proto::convert::{self, WireError, unix_ns};
 use regatta_proto::{PROTOCOL, pb};
 use regatta_store::{
-    AgentRecord, AgentSeen, Batch, Content, EndedCell, Finish, Record, RunSummary, StoreError, WorkerFacts,
+    AgentRecord, AgentSeen, Batch, CellRecord, Content, EndedCell, Finish, Record, RunSummary, Service, StoreError,
+    WorkerFacts,
 };
 use tonic::{Code, Status};
+
+use crate::actor::AgentView;
+use crate::scheduler::Outlook;
 
 /// The longest label, in characters.
 const MAX_LABEL: usize = 128;
@@ -23,14 +29,20 @@ const MAX_LABEL: usize = 128;
 /// Devices, worker programs and host labels of one agent, at most.
 const MAX_ITEMS: usize = 64;
 
+/// Cached artifacts of one agent that are looked at, at most.
+const MAX_CACHED: usize = 4096;
+
 /// The longest answer to `probe`, in bytes.
 const MAX_PROBE: usize = 64 * 1024;
+
+/// The longest reason in a list of cells, in characters: there may be many of them in a message.
+const MAX_CELL_DETAIL: usize = 500;
 
 /// The longest message of a status, in bytes as it travels: headers have a limit, and it is a header.
 const MAX_STATUS: usize = 6 * 1024;
 
 /// A text from outside, cut, without characters that change how the text around it is shown.
-fn label(text: &str) -> String {
+pub(crate) fn label(text: &str) -> String {
     text.chars().take(MAX_LABEL).map(|c| if is_unprintable(c) { '\u{fffd}' } else { c }).collect()
 }
 
@@ -41,6 +53,8 @@ pub(crate) struct Hello {
     pub(crate) agent: AgentSeen,
     /// What its spool holds.
     pub(crate) spool: Vec<(TrialId, Epoch)>,
+    /// Artifacts whose files are on its disk.
+    pub(crate) cached: Vec<ArtifactRef>,
 }
 
 /// Checks an agent's hello.
@@ -51,7 +65,13 @@ pub(crate) fn hello(wire: pb::AgentHello) -> Result<Hello, Status> {
     if !(1..=64).contains(&wire.boot_id.len()) {
         return Err(Status::invalid_argument("hello: boot_id must have 1 to 64 characters"));
     }
-    for (what, count) in [("devices", wire.devices.len()), ("workers", wire.workers.len()), ("host", wire.host.len())] {
+    let counts = [
+        ("devices", wire.devices.len()),
+        ("workers", wire.workers.len()),
+        ("host labels", wire.host.len()),
+        ("labels", wire.labels.len()),
+    ];
+    for (what, count) in counts {
         if count > MAX_ITEMS {
             return Err(Status::invalid_argument(format!("hello: {count} {what}, at most {MAX_ITEMS} are taken")));
         }
@@ -66,9 +86,12 @@ pub(crate) fn hello(wire: pb::AgentHello) -> Result<Hello, Status> {
     let devices = check_devices(&id, devices)?;
     let spool = wire.spool.iter().map(|head| lease(&head.trial_id, head.epoch)).collect::<Result<_, _>>()?;
     let host: BTreeMap<_, _> = wire.host.iter().map(|(key, value)| (label(key), label(value))).collect();
-    let version = label(&wire.version);
-    let agent = AgentSeen { id, boot_id: label(&wire.boot_id), version, host, workers: wire.workers, devices };
-    Ok(Hello { agent, spool })
+    let labels = wire.labels.iter().map(|(key, value)| (label(key), label(value))).collect();
+    let (version, boot_id, workers) = (label(&wire.version), label(&wire.boot_id), wire.workers);
+    // What a newer agent has and this coordinator has no words for is nothing that could be asked for.
+    let cached = wire.cached.into_iter().take(MAX_CACHED).filter_map(|artifact| artifact.try_into().ok()).collect();
+    let agent = AgentSeen { id, boot_id, version, host, workers, devices, labels };
+    Ok(Hello { agent, spool, cached })
 }
 
 fn check_protocol(agents: u32) -> Result<(), Status> {
@@ -155,7 +178,7 @@ pub(crate) fn message(message: pb::coordinator_message::Message) -> pb::Coordina
 }
 
 /// A run for the wire.
-pub(crate) fn run(summary: &RunSummary) -> pb::Run {
+pub(crate) fn run(summary: &RunSummary, outlook: Option<&Outlook>) -> pb::Run {
     pb::Run {
         id: summary.id.to_string(),
         name: summary.name.clone(),
@@ -163,17 +186,65 @@ pub(crate) fn run(summary: &RunSummary) -> pb::Run {
         created_at_unix_ns: unix_ns(summary.created_at),
         cells: summary.cells.clone(),
         samples: summary.samples,
-        ..pb::Run::default()
+        priority: summary.priority,
+        remaining_ns: outlook.and_then(|outlook| outlook.remaining).map(nanoseconds),
+        waits: outlook.map(|outlook| outlook.waits.clone()).unwrap_or_default(),
+        retry_of: summary.retry_of.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
+/// A duration for the wire.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// An agent for the wire.
-pub(crate) fn agent(agent: &AgentRecord, connected: bool) -> pb::Agent {
+pub(crate) fn agent(agent: &AgentRecord, view: &AgentView) -> pb::Agent {
+    let state = match agent.service {
+        Service::Draining | Service::Quarantined => agent.service.as_str(),
+        Service::Ready if !view.connected => "away",
+        Service::Ready if view.trials.is_empty() => "ready",
+        Service::Ready => "busy",
+    };
     pb::Agent {
         id: agent.id.to_string(),
-        connected,
+        connected: view.connected,
         devices: agent.devices.iter().map(Into::into).collect(),
-        ..pb::Agent::default()
+        state: state.to_owned(),
+        reason: agent.service_reason.clone(),
+        labels: agent.labels.clone().into_iter().collect(),
+        version: agent.version.clone(),
+        last_seen_at_unix_ns: unix_ns(agent.last_seen_at),
+        trials: view.trials.iter().map(ToString::to_string).collect(),
+        spool_records: view.spool_records,
+    }
+}
+
+/// A cell for the wire. `running` says whether it is the one that its trial is at.
+pub(crate) fn cell(record: &CellRecord, running: bool) -> pb::Cell {
+    let Cell { agent, device, backend, artifact, workload, replica } = &record.cell;
+    let state = match &record.outcome {
+        Some(outcome) => outcome.state(),
+        None if running => "running",
+        None => "waiting",
+    };
+    let detail = record.outcome.as_ref().and_then(Outcome::detail).unwrap_or_default();
+    pb::Cell {
+        cell_hash: record.hash.0.as_bytes().to_vec(),
+        ordinal: record.ordinal,
+        agent_id: agent.to_string(),
+        device: device.to_string(),
+        backend: backend.to_string(),
+        artifact: Some(artifact.into()),
+        workload: workload.name.to_string(),
+        replicas: workload.replicas,
+        replica: *replica,
+        state: state.to_owned(),
+        detail: detail.chars().take(MAX_CELL_DETAIL).collect(),
+        samples: record.samples,
+        superseded: record.superseded,
+        rejected: record.rejected,
+        trial_id: record.trial.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::device::{Device, DeviceId, DeviceKind};
+use regatta_core::fleet::Fleet;
 use regatta_core::matrix::{count, expand};
 use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
 use regatta_core::policy::Policy;
@@ -34,6 +35,7 @@ fn scenario(models: u32, workloads: u32) -> Scenario {
         devices: vec![DeviceSelector::All],
         workloads: (0..workloads).map(|i| Arc::new(workload(i))).collect(),
         policy: Policy::default(),
+        fleet: Fleet::default(),
     }
 }
 

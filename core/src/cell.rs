@@ -26,6 +26,8 @@ pub struct Cell {
     pub artifact: ArtifactRef,
     /// What is executed.
     pub workload: Arc<Workload>,
+    /// Its position among the replicas of its workload, from 0.
+    pub replica: u32,
 }
 
 /// Identifies a cell within a run, and the same cell in other runs.
@@ -39,10 +41,12 @@ impl fmt::Display for CellHash {
 }
 
 impl Cell {
-    /// The cell's hash: over device, backend, artifact and the workload's content; the workload's name is not in it.
+    /// The hash of a cell that is bound to its device: over device, backend, artifact, the workload's content and, where
+    /// there are several, the replica; the workload's name is not in it.
     pub fn hash(&self) -> CellHash {
-        let Self { agent, device, backend, artifact, workload } = self;
-        CellHash::of(&hash_prefix(agent, *device, *backend, artifact), &workload.digest().to_string())
+        let Self { agent, device, backend, artifact, workload, replica } = self;
+        let prefix = hash_prefix(&format!("{agent}|{device}"), *backend, artifact, workload.replicas, *replica);
+        CellHash::of(&prefix, &workload.digest().to_string())
     }
 }
 
@@ -56,10 +60,18 @@ impl CellHash {
     }
 }
 
-/// What a cell's hash covers besides the workload.
-pub(crate) fn hash_prefix(agent: &AgentId, device: DeviceId, backend: BackendKind, artifact: &ArtifactRef) -> String {
+/// What a cell's hash covers besides the workload. `place` is the device, or the class of devices where any of them will
+/// do. A cell without replicas keeps the hash it had before there were any.
+pub(crate) fn hash_prefix(
+    place: &str,
+    backend: BackendKind,
+    artifact: &ArtifactRef,
+    replicas: u32,
+    replica: u32,
+) -> String {
     let ArtifactRef { model, weights, format, precision } = artifact;
-    format!("{agent}|{device}|{backend}|{model}|{weights}|{format}|{precision}|")
+    let replica = if replicas == 1 { String::new() } else { format!("{replica}/{replicas}|") };
+    format!("{place}|{backend}|{model}|{weights}|{format}|{precision}|{replica}")
 }
 
 /// How a cell ended. A cell without an outcome is still waiting or running.

@@ -106,6 +106,26 @@ impl<'d> Report<'d> {
     }
 }
 
+/// A whole number; one that no integer holds is the largest.
+fn whole(value: &DeValue<'_>) -> Option<i128> {
+    value.as_integer().map(|int| i128::from_str_radix(int.as_str(), int.radix()).unwrap_or(i128::MAX))
+}
+
+/// Bytes of a text such as `16 GiB`.
+fn parse_size(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 6] = [
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+    ];
+    let text = text.trim();
+    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?.trim_end(), *unit)))?;
+    number.parse::<u64>().ok()?.checked_mul(unit).filter(|&bytes| bytes > 0)
+}
+
 /// Refuses texts that no person wrote as a scenario or a manifest.
 pub(crate) fn check_text(text: &str) -> Result<(), String> {
     if text.len() > MAX_TEXT {
@@ -249,9 +269,7 @@ impl<'r, 't, 'd> Section<'r, 't, 'd> {
     /// A whole number within `range`.
     pub(crate) fn int(&self, key: &str, range: RangeInclusive<u64>) -> Option<At<u64>> {
         let spanned = self.table.get(key)?;
-        let At { value, line } = self.convert(key, spanned, "a whole number", |v| {
-            v.as_integer().map(|int| i128::from_str_radix(int.as_str(), int.radix()).unwrap_or(i128::MAX))
-        })?;
+        let At { value, line } = self.convert(key, spanned, "a whole number", whole)?;
         let number = u64::try_from(value).ok().filter(|n| range.contains(n));
         if number.is_none() {
             let rule = format!("must be {} to {}", grouped(*range.start()), grouped(*range.end()));
@@ -299,6 +317,44 @@ impl<'r, 't, 'd> Section<'r, 't, 'd> {
         let fix = Some("write \"500ms\", \"90s\", \"10m\" or \"2h\"".to_owned()).filter(|_| duration.is_none());
         self.report.value(line, &self.key(key), &quoted(text), rule, fix);
         None
+    }
+
+    /// A whole number within `range`, or a list of such numbers, not empty, without duplicates.
+    pub(crate) fn numbers(&self, key: &str, range: RangeInclusive<u32>) -> Option<Vec<u32>> {
+        let spanned = self.table.get(key)?;
+        let Some(list) = spanned.get_ref().as_array() else { return Some(vec![self.int32(key, range)?.value]) };
+        let line = self.report.line(spanned.span().start);
+        if list.is_empty() || list.len() > MAX_LIST {
+            let rule = format!("{} must have 1 to {MAX_LIST} values, has {}", self.key(key), list.len());
+            self.report.rule(Some(line), &self.key(key), rule, None);
+            return None;
+        }
+        let mut numbers = Vec::with_capacity(list.len());
+        for item in list {
+            let At { value, line } = self.convert(key, item, "a whole number or a list of them", whole)?;
+            let number = u32::try_from(value).ok().filter(|number| range.contains(number));
+            let rule = match number {
+                Some(number) if numbers.contains(&number) => "named twice".to_owned(),
+                Some(number) => {
+                    numbers.push(number);
+                    continue;
+                }
+                None => format!("must be {} to {}", range.start(), grouped(u64::from(*range.end()))),
+            };
+            self.report.value(line, &self.key(key), &self.report.source(item), rule, None);
+        }
+        Some(numbers)
+    }
+
+    /// An amount of memory in bytes, written like `16 GiB`.
+    pub(crate) fn size(&self, key: &str) -> Option<At<u64>> {
+        let At { value: text, line } = self.get(key, "a size such as \"16 GiB\"", DeValue::as_str)?;
+        let bytes = parse_size(text);
+        if bytes.is_none() {
+            let fix = Some("write \"512 MiB\" or \"16 GiB\"".to_owned());
+            self.report.value(line, &self.key(key), &quoted(text), "is not a size above 0".to_owned(), fix);
+        }
+        bytes.map(|value| At { value, line })
     }
 
     /// A table inside this one, with known keys.

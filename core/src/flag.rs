@@ -23,11 +23,13 @@ pub enum Flag {
     ThreadsOverridden,
     /// Tokens came faster than any memory can deliver the weights: the clock or a synchronisation is wrong.
     FasterThanPhysics,
+    /// Trials on other devices of the machine may have run at the same time.
+    SharedHost,
 }
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -36,6 +38,7 @@ impl Flag {
         Self::FakeBackend,
         Self::ThreadsOverridden,
         Self::FasterThanPhysics,
+        Self::SharedHost,
     ];
 
     /// The name in the database, exports and reports.
@@ -49,6 +52,7 @@ impl Flag {
             Self::FakeBackend => "fake_backend",
             Self::ThreadsOverridden => "threads_overridden",
             Self::FasterThanPhysics => "faster_than_physics",
+            Self::SharedHost => "shared_host",
         }
     }
 
@@ -63,6 +67,7 @@ impl Flag {
             Self::FakeBackend => "scripted timings, no model ran",
             Self::ThreadsOverridden => "thread count chosen in the scenario, not one per physical core",
             Self::FasterThanPhysics => "faster than any memory can deliver the weights: kept, not charted",
+            Self::SharedHost => "trials on other devices of the machine may have run at the same time",
         }
     }
 }

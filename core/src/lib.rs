@@ -11,6 +11,7 @@ pub mod digest;
 mod document;
 pub mod failure;
 pub mod flag;
+pub mod fleet;
 pub mod id;
 pub mod matrix;
 pub mod metrics;

@@ -1,24 +1,29 @@
 //! The matrix: a scenario unfolded over devices. Pure and deterministic.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::artifact::{ArtifactRef, Precision, Weights};
 use crate::backend::BackendKind;
 use crate::cell::{Cell, CellHash, hash_prefix};
 use crate::device::{Device, DeviceId};
+use crate::digest::Digest;
 use crate::document::grouped;
+use crate::fleet::{DeviceClass, Labels, Place, Placement, labels_text};
 use crate::id::AgentId;
 use crate::model::Model;
+use crate::policy::Policy;
 use crate::scenario::{DeviceSelector, Scenario};
+use crate::workload::Workload;
 
 /// A scenario unfolded over devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
     /// Every cell, runnable or not, in a fixed order; cells of a trial stand together.
     pub cells: Vec<PlannedCell>,
-    /// The runnable cells, grouped by device, backend and artifact.
+    /// The runnable cells, grouped by device, backend, artifact and number of replicas.
     pub trials: Vec<PlannedTrial>,
 }
 
@@ -53,7 +58,7 @@ pub enum CellPlan {
 pub struct PlannedTrial {
     /// The agent that owns the device.
     pub agent: AgentId,
-    /// The device.
+    /// The device; where there is a pool, the one that is named until an agent has the trial.
     pub device: DeviceId,
     /// The engine.
     pub backend: BackendKind,
@@ -61,6 +66,24 @@ pub struct PlannedTrial {
     pub artifact: ArtifactRef,
     /// Positions of its cells in [`Matrix::cells`].
     pub cells: std::ops::Range<usize>,
+    /// Where it may go; `None` if only to its own device.
+    pub pool: Option<Arc<[Place]>>,
+    /// The group it is measured with; `None` for a trial by itself.
+    pub group: Option<PlannedGroup>,
+    /// What it does on which class of device; trials of the same work take about the same time. `None` where that is
+    /// not known, for a trial of an older database.
+    pub work: Option<Digest>,
+}
+
+/// A trial's place in a group of replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedGroup {
+    /// Position of the group's first trial in [`Matrix::trials`]; the others follow it.
+    pub first: usize,
+    /// This trial's position in the group, from 0.
+    pub replica: u32,
+    /// Trials in the group.
+    pub replicas: u32,
 }
 
 /// The most cells a matrix may have, unless the person says that it is meant to be large.
@@ -70,64 +93,211 @@ pub const MAX_CELLS: usize = 2_000;
 pub const MAX_CELLS_LARGE: usize = 1_000_000;
 
 /// Unfolds `scenario` over `devices`: device × model × backend × precision × workload, devices in the order given,
-/// the rest in the order of the scenario. Devices that the scenario doesn't ask for have no cells.
+/// the rest in the order of the scenario. Devices that the scenario doesn't ask for have no cells. Where any device of
+/// a class will do, the class takes the place of the device. Workloads with replicas come last, by class and number of
+/// replicas: each replica has cells and a trial of its own.
 pub fn expand(scenario: &Scenario, devices: &[Device]) -> Matrix {
     let digests: Vec<_> = scenario.workloads.iter().map(|workload| workload.digest().to_string()).collect();
+    let mut by_replicas: HashMap<u32, Vec<Work<'_>>> = HashMap::new();
+    for (workload, digest) in scenario.workloads.iter().zip(&digests) {
+        by_replicas.entry(workload.replicas).or_default().push(Work { workload, digest });
+    }
     let mut matrix = Matrix { cells: Vec::with_capacity(count(scenario, devices)), trials: Vec::new() };
-    for device in wanted(scenario, devices) {
+    let _ = each_row(scenario, devices, |row| {
+        let works = by_replicas.get(&row.replicas).map(Vec::as_slice).unwrap_or_default();
+        matrix.push_row(scenario, row, works);
+        ControlFlow::<()>::Continue(())
+    });
+    matrix
+}
+
+/// A workload and its digest as text.
+#[derive(Clone, Copy)]
+struct Work<'s> {
+    workload: &'s Arc<Workload>,
+    digest: &'s str,
+}
+
+/// Cells that share everything but the workload: one trial, or one group of trials.
+struct Row<'r, 'd> {
+    /// A device, or several of one class.
+    devices: &'r [&'d Device],
+    /// Those of them that can run the cells.
+    able: Vec<&'d Device>,
+    model: &'r Model,
+    backend: BackendKind,
+    artifact: ArtifactRef,
+    replicas: u32,
+    /// Why none of the cells can run, if that is so.
+    skip: Option<String>,
+}
+
+/// Visits the rows of the matrix, in order.
+fn each_row<B>(
+    scenario: &Scenario,
+    devices: &[Device],
+    mut visit: impl FnMut(&Row<'_, '_>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    for (devices, replicas) in targets(scenario, devices) {
         for model in &scenario.models {
             for &backend in &scenario.backends {
+                let able: Vec<_> =
+                    devices.iter().copied().filter(|device| is_able(scenario, device, backend)).collect();
                 for &precision in &scenario.precisions {
                     let artifact = artifact(scenario, model, backend, precision);
-                    let skip = skip_reason(device, backend, model, &artifact);
-                    matrix.push(scenario, &digests, device, backend, &artifact, skip.as_ref());
+                    let devices = devices.as_slice();
+                    let mut row = Row { devices, able: able.clone(), model, backend, artifact, replicas, skip: None };
+                    row.skip = skip_reason(scenario, &row);
+                    visit(&row)?;
                 }
             }
         }
     }
-    matrix
+    ControlFlow::Continue(())
+}
+
+/// What rows are bound to: devices of which one is needed, or as many as there are replicas.
+fn targets<'d>(scenario: &Scenario, devices: &'d [Device]) -> Vec<(Vec<&'d Device>, u32)> {
+    let wanted = wanted(scenario, devices);
+    let classes = classes(&wanted);
+    let mut targets = Vec::new();
+    if scenario.workloads.iter().any(|workload| workload.replicas == 1) {
+        match scenario.fleet.placement {
+            Placement::Every => targets.extend(wanted.into_iter().map(|device| (vec![device], 1))),
+            Placement::Any => targets.extend(classes.iter().map(|class| (class.clone(), 1))),
+        }
+    }
+    let mut counts: Vec<_> = scenario.workloads.iter().map(|workload| workload.replicas).filter(|&n| n > 1).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    for class in classes {
+        targets.extend(counts.iter().map(|&replicas| (class.clone(), replicas)));
+    }
+    targets
+}
+
+/// The devices by class, in the order in which the classes appear.
+fn classes<'d>(devices: &[&'d Device]) -> Vec<Vec<&'d Device>> {
+    let mut position = HashMap::new();
+    let mut classes: Vec<Vec<&Device>> = Vec::new();
+    for &device in devices {
+        let next = classes.len();
+        let at = *position.entry(DeviceClass::of(device)).or_insert(next);
+        if at == next {
+            classes.push(Vec::new());
+        }
+        classes[at].push(device);
+    }
+    classes
+}
+
+/// Whether the device itself can run cells of the backend.
+fn is_able(scenario: &Scenario, device: &Device, backend: BackendKind) -> bool {
+    device.backends.contains(&backend) && scenario.fleet.has_room(device)
+}
+
+/// Who measures one replica's cells of a row.
+struct Seat {
+    /// The device, or the one that is named until another of the pool has the trial.
+    place: Place,
+    pool: Option<Arc<[Place]>>,
+    group: Option<PlannedGroup>,
+    /// What the cells' hashes begin with.
+    prefix: String,
+    replica: u32,
+    /// The class of device, for [`PlannedTrial::work`].
+    class: String,
 }
 
 impl Matrix {
+    /// Adds the cells of a row: once, or once for each replica.
+    fn push_row(&mut self, scenario: &Scenario, row: &Row<'_, '_>, works: &[Work<'_>]) {
+        let any = scenario.fleet.placement == Placement::Any;
+        let (chosen, class) = (chosen(row), DeviceClass::of(row.devices[0]).to_string());
+        let pool: Option<Arc<[Place]>> = any.then(|| row.able.iter().map(|device| Place::of(device)).collect());
+        let first = self.trials.len();
+        for replica in 0..row.replicas {
+            let place = Place::of(chosen[replica as usize % chosen.len()]);
+            let name = if any { format!("any {class}") } else { format!("{}|{}", place.agent, place.device) };
+            let prefix = hash_prefix(&name, row.backend, &row.artifact, row.replicas, replica);
+            let replicas = row.replicas;
+            let group = (replicas > 1).then_some(PlannedGroup { first, replica, replicas });
+            let seat = Seat { place, pool: pool.clone(), group, prefix, replica, class: class.clone() };
+            self.push(row, &scenario.policy, works, seat);
+        }
+    }
+
     /// Adds the cells of every workload. Those that can run come first and are one trial.
-    fn push(
-        &mut self,
-        scenario: &Scenario,
-        digests: &[String],
-        device: &Device,
-        backend: BackendKind,
-        artifact: &ArtifactRef,
-        skip: Option<&String>,
-    ) {
-        let (agent, id) = (&device.agent, device.id);
-        let prefix = hash_prefix(agent, id, backend, artifact);
-        let first = self.cells.len();
-        let mut skipped = Vec::new();
-        for (workload, digest) in scenario.workloads.iter().zip(digests) {
-            let (agent, artifact, workload) = (agent.clone(), artifact.clone(), Arc::clone(workload));
-            let reason = skip.cloned().or_else(|| backend.cannot(artifact.precision, workload.batch));
-            let plan = match &reason {
-                Some(reason) => CellPlan::Skip { reason: reason.clone() },
-                None => CellPlan::Run { trial: self.trials.len() },
-            };
-            let cell = Cell { agent, device: id, backend, artifact, workload };
-            let planned = PlannedCell { cell, hash: CellHash::of(&prefix, digest), plan };
-            if reason.is_none() { self.cells.push(planned) } else { skipped.push(planned) }
+    fn push(&mut self, row: &Row<'_, '_>, policy: &Policy, works: &[Work<'_>], seat: Seat) {
+        let Seat { place: Place { agent, device }, pool, group, prefix, replica, class } = seat;
+        let (backend, first) = (row.backend, self.cells.len());
+        let (mut run, mut skipped) = (Vec::new(), Vec::new());
+        for &Work { workload, digest } in works {
+            let (agent, artifact, workload) = (agent.clone(), row.artifact.clone(), Arc::clone(workload));
+            let reason = row.skip.clone().or_else(|| backend.cannot(artifact.precision, workload.batch));
+            let cell = Cell { agent, device, backend, artifact, workload, replica };
+            let hash = CellHash::of(&prefix, digest);
+            if let Some(reason) = reason {
+                skipped.push(PlannedCell { cell, hash, plan: CellPlan::Skip { reason } });
+            } else {
+                run.push(digest);
+                let plan = CellPlan::Run { trial: self.trials.len() };
+                self.cells.push(PlannedCell { cell, hash, plan });
+            }
         }
         let cells = first..self.cells.len();
         if !cells.is_empty() {
-            let (agent, artifact) = (agent.clone(), artifact.clone());
-            self.trials.push(PlannedTrial { agent, device: id, backend, artifact, cells });
+            let work = Some(work(&class, backend, &row.artifact, policy, run));
+            let artifact = row.artifact.clone();
+            self.trials.push(PlannedTrial { agent, device, backend, artifact, cells, pool, group, work });
         }
         self.cells.append(&mut skipped);
     }
 }
 
+/// The devices that the row's replicas are bound to, or named after: those of one agent if it has enough.
+fn chosen<'d>(row: &Row<'_, 'd>) -> Vec<&'d Device> {
+    let replicas = row.replicas as usize;
+    if row.able.is_empty() {
+        return row.devices.to_vec();
+    }
+    let mut counts: HashMap<&AgentId, usize> = HashMap::new();
+    for device in &row.able {
+        *counts.entry(&device.agent).or_default() += 1;
+    }
+    let enough = row.able.iter().map(|device| &device.agent).find(|agent| counts[agent] >= replicas);
+    let fits = |device: &&Device| enough.is_none_or(|agent| device.agent == *agent);
+    row.able.iter().copied().filter(fits).take(replicas).collect()
+}
+
+/// Hash of what decides how long a trial takes.
+fn work(
+    class: &str,
+    backend: BackendKind,
+    artifact: &ArtifactRef,
+    policy: &Policy,
+    mut workloads: Vec<&str>,
+) -> Digest {
+    workloads.sort_unstable();
+    let Policy { repetitions, warmup, timeout: _, threads, weights_seed: _, exclusive: _ } = policy;
+    let (least, most) = (warmup.min_time.as_nanos(), warmup.max_time.as_nanos());
+    let warmup = format!("{}..{}|{least}..{most}", warmup.min_repetitions, warmup.max_repetitions);
+    let workloads = workloads.join(",");
+    Digest::of(format!("{class}|{backend}|{artifact}|{repetitions}|{warmup}|{threads:?}|{workloads}").as_bytes())
+}
+
 /// How many cells [`expand`] makes, without making them.
 pub fn count(scenario: &Scenario, devices: &[Device]) -> usize {
     let Scenario { models, backends, precisions, workloads, .. } = scenario;
-    let sizes = [models.len(), backends.len(), precisions.len(), workloads.len()];
-    sizes.into_iter().fold(wanted(scenario, devices).len(), usize::saturating_mul)
+    let wanted = wanted(scenario, devices);
+    let classes = classes(&wanted).len();
+    let singles = if scenario.fleet.placement == Placement::Any { classes } else { wanted.len() };
+    let cells = workloads.iter().map(|workload| match workload.replicas {
+        1 => singles,
+        replicas => classes.saturating_mul(replicas as usize),
+    });
+    let sizes = [models.len(), backends.len(), precisions.len()];
+    sizes.into_iter().fold(cells.fold(0, usize::saturating_add), usize::saturating_mul)
 }
 
 /// The devices that the scenario asks for, each once.
@@ -142,9 +312,10 @@ fn artifact(scenario: &Scenario, model: &Model, backend: BackendKind, precision:
     ArtifactRef { model: model.id.clone(), weights: scenario.weights, format, precision }
 }
 
-/// Why cells of this kind can't run, if they can't.
-fn skip_reason(device: &Device, backend: BackendKind, model: &Model, artifact: &ArtifactRef) -> Option<String> {
-    let precision = artifact.precision;
+/// Why the cells of a row can't run, if they can't.
+fn skip_reason(scenario: &Scenario, row: &Row<'_, '_>) -> Option<String> {
+    let Row { devices, able, model, backend, artifact, replicas, .. } = row;
+    let (precision, device) = (artifact.precision, devices.first()?);
     let kinds = backend.devices();
     if !kinds.contains(&device.id.kind) {
         return Some(format!("{backend} supports {}, not {}", list(kinds), device.id.kind));
@@ -152,16 +323,32 @@ fn skip_reason(device: &Device, backend: BackendKind, model: &Model, artifact: &
     if !backend.precisions().contains(&precision) {
         return Some(format!("{backend} loads {}, not {precision}", list(backend.precisions())));
     }
-    if !device.backends.contains(&backend) {
-        return Some(format!("agent {} has no worker for {backend} on {}", device.agent, device.id));
+    if !devices.iter().any(|device| device.backends.contains(backend)) {
+        return Some(match *devices {
+            [device] => format!("agent {} has no worker for {backend} on {}", device.agent, device.id),
+            _ => format!("no agent has a worker for {backend} on {}", DeviceClass::of(device)),
+        });
+    }
+    if able.is_empty() {
+        return Some(too_small(scenario.fleet.min_memory.unwrap_or_default(), device));
+    }
+    if able.len() < *replicas as usize {
+        let there = if able.len() == 1 { "1 is".to_owned() } else { format!("{} are", able.len()) };
+        return Some(format!("needs {replicas} devices of a kind, {there} there"));
     }
     // Published files of such models hold other types in place of the blocks; weights made here hold what they say.
     let narrow =
         [model.shape.hidden, model.shape.intermediate].into_iter().find(|n| !n.is_multiple_of(precision.block()));
-    let made_here = artifact.weights == Weights::Synthetic && backend != BackendKind::Fake;
+    let made_here = artifact.weights == Weights::Synthetic && *backend != BackendKind::Fake;
     narrow
         .filter(|_| made_here)
         .map(|width| format!("{precision} needs rows of a multiple of {}, {} has {width}", precision.block(), model.id))
+}
+
+fn too_small(least: u64, device: &Device) -> String {
+    let mib = |bytes: u64| grouped(bytes >> 20);
+    let has = device.memory_bytes.map_or_else(|| "an unknown amount".to_owned(), |bytes| format!("{} MiB", mib(bytes)));
+    format!("needs {} MiB of memory, {} of agent {} has {has}", mib(least), device.id, device.agent)
 }
 
 fn list(items: &[impl fmt::Display]) -> String {
@@ -182,6 +369,15 @@ pub enum MatrixError {
     /// There is no device at all.
     #[error("there are no devices: start an agent, and see `regatta devices` if it finds none")]
     NoDevices,
+    /// No agent has the labels that the scenario asks for.
+    #[error(
+        "no agent here has the labels {}: start one with --label {}, or change labels in [fleet]",
+        labels_text(.labels), labels_text(.labels).replace(", ", " --label ")
+    )]
+    NoLabels {
+        /// What the scenario asks for.
+        labels: Labels,
+    },
     /// No agent has a device that the scenario asks for.
     #[error("no device {wanted} here: available devices: {available}; {fix}")]
     NoDevice {
@@ -244,18 +440,15 @@ fn no_device(wanted: DeviceSelector, devices: &[Device]) -> MatrixError {
 /// The reasons why no cell runs; `None` if one does.
 fn nothing_runnable(scenario: &Scenario, devices: &[Device]) -> Option<MatrixError> {
     let mut reasons = BTreeSet::new();
-    for device in wanted(scenario, devices) {
-        for model in &scenario.models {
-            for &backend in &scenario.backends {
-                for &precision in &scenario.precisions {
-                    let artifact = artifact(scenario, model, backend, precision);
-                    reasons.insert(skip_reason(device, backend, model, &artifact)?);
-                }
-            }
+    let runnable = each_row(scenario, devices, |row| match &row.skip {
+        Some(reason) => {
+            reasons.insert(reason.clone());
+            ControlFlow::Continue(())
         }
-    }
+        None => ControlFlow::Break(()),
+    });
     let reasons = reasons.into_iter().collect::<Vec<_>>().join("; ");
-    Some(MatrixError::NothingRunnable { reasons })
+    runnable.is_continue().then_some(MatrixError::NothingRunnable { reasons })
 }
 
 /// Checks that the matrix has at most `most` cells ([`MAX_CELLS`], or [`MAX_CELLS_LARGE`] where that is allowed), and

@@ -35,7 +35,7 @@ impl Default for Warmup {
 }
 
 /// What a trial has to itself while it is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exclusive {
     /// The whole machine: neighbours share power, cooling, memory and processor.

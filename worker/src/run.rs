@@ -20,6 +20,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::Outcome;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::metrics::faster_than_physics;
+use regatta_core::policy::Exclusive;
 use regatta_core::sample::Sample;
 use regatta_core::trial::{Epoch, Trial, TrialCell};
 use regatta_proto::convert::{WireError, cell_end};
@@ -308,6 +309,7 @@ fn flags(assignment: &Assignment) -> Flags {
         (Flag::DebugBuild, cfg!(debug_assertions) || !cpu::OPTIMISED),
         (Flag::FakeBackend, trial.backend == BackendKind::Fake),
         (Flag::ThreadsOverridden, assignment.threads != cpu::default_threads()),
+        (Flag::SharedHost, trial.policy.exclusive == Exclusive::Device),
     ];
     facts.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag).collect()
 }

@@ -89,9 +89,10 @@ fn test(install: bool) -> Result<(), Failure> {
         .run()?;
     cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     if command::exists("cargo-deny") {
-        cargo(&["deny", "--all-features", "check"]).run()?;
+        // Not the advisories: they change without a commit, and come over the network.
+        cargo(&["deny", "--all-features", "--offline", "check", "bans", "licenses", "sources"]).run()?;
     } else {
-        println!("cargo-deny is not installed: licences and advisories were not checked (cargo install cargo-deny)");
+        println!("cargo-deny is not installed: licences were not checked (cargo install cargo-deny)");
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use regatta_core::device::Device;
 use regatta_core::trial::Epoch;
+use regatta_models::library::Library;
 use regatta_net::{Connection, ConnectionError, chain, explain};
 use regatta_proto::pb::agent_service_client::AgentServiceClient;
 use regatta_proto::pb::{self, agent_message, coordinator_message};
@@ -51,6 +52,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// How long to wait before trying to send again when there was no room.
 const CONGESTED: Duration = Duration::from_millis(100);
 
+/// Artifacts named at hello, at most.
+const MAX_CACHED: usize = 4096;
+
 /// The interval of heartbeats where the coordinator names none.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -84,6 +88,8 @@ pub(crate) struct Identity {
     /// Answers to `probe`, as JSON.
     pub(crate) workers: Vec<String>,
     pub(crate) host: BTreeMap<String, String>,
+    /// Where its artifacts are.
+    pub(crate) library: Library,
     pub(crate) labels: BTreeMap<String, String>,
 }
 
@@ -376,9 +382,13 @@ impl Session {
     async fn assign(&mut self, assign: pb::AssignTrial, link: &mut Link) {
         let trial_id = assign.trial.as_ref().map(|trial| trial.id.clone()).unwrap_or_default();
         let epoch = assign.epoch;
-        let Err(Refusal::Because(reason)) = self.trials.take(assign).await else { return };
+        let (reason, leaving) = match self.trials.take(assign).await {
+            Err(Refusal::Because(reason)) => (reason, false),
+            Err(Refusal::Leaving) => ("the agent is leaving".to_owned(), true),
+            Err(Refusal::AlreadyHere) | Ok(()) => return,
+        };
         tracing::warn!(trial = regatta_core::id::shown(&trial_id), epoch, reason, "not taking a trial");
-        let reject = pb::Reject { trial_id, epoch, reason };
+        let reject = pb::Reject { trial_id, epoch, reason, leaving };
         // If there is no room the coordinator learns from the heartbeats that the trial is not held.
         let _ = link.outbound.try_send(message(agent_message::Message::Reject(reject)));
     }
@@ -482,6 +492,7 @@ impl Session {
                 trial_id: release.key.trial.to_string(),
                 epoch: release.key.epoch.0,
                 reason: release.reason.clone(),
+                leaving: false,
             };
             let sent =
                 link.outbox.has_sent_all(&release.key, &heads) && link.send(agent_message::Message::Reject(reject))?;
@@ -552,7 +563,8 @@ async fn open(
         .max_encoding_message_size(MAX_MESSAGE);
     let heads = spool.heads().await;
     let (outbound, messages) = mpsc::channel(OUTBOUND);
-    let _ = outbound.try_send(message(agent_message::Message::Hello(hello(identity, &heads))));
+    let cached = cached(&identity.library).await;
+    let _ = outbound.try_send(message(agent_message::Message::Hello(hello(identity, &heads, cached))));
     let session = client.session(ReceiverStream::new(messages));
     let response = timeout(timing.hello, session).await.map_err(|_| late("opening the session"))?;
     let mut inbound = response.map_err(|status| refused_or_lost(connection, &status))?.into_inner();
@@ -577,7 +589,17 @@ async fn open(
     Ok((link, finished))
 }
 
-fn hello(identity: &Identity, heads: &[Head]) -> pb::AgentHello {
+/// The artifacts whose files are on this machine, so that trials of them come here first. Their hashes are checked when
+/// they are used.
+async fn cached(library: &Library) -> Vec<pb::ArtifactRef> {
+    let library = library.clone();
+    let listed = tokio::task::spawn_blocking(move || library.list()).await;
+    let listed = listed.ok().and_then(Result::ok).unwrap_or_default();
+    let whole = listed.iter().filter(|listed| listed.state.is_ok()).take(MAX_CACHED);
+    whole.map(|listed| (&listed.artifact).into()).collect()
+}
+
+fn hello(identity: &Identity, heads: &[Head], cached: Vec<pb::ArtifactRef>) -> pb::AgentHello {
     let spool = heads.iter().map(|head| pb::SpoolHead {
         trial_id: head.key.trial.to_string(),
         epoch: head.key.epoch.0,
@@ -593,7 +615,7 @@ fn hello(identity: &Identity, heads: &[Head]) -> pb::AgentHello {
         spool: spool.collect(),
         host: identity.host.clone().into_iter().collect(),
         labels: identity.labels.clone(),
-        cached: Vec::new(),
+        cached,
     }
 }
 

@@ -1,9 +1,10 @@
-//! Agents and their devices, as last reported.
+//! Agents and their devices, as last reported, and whether they get trials.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use regatta_core::device::Device;
+use regatta_core::fleet::Labels;
 use regatta_core::id::AgentId;
 use sqlx::sqlite::SqliteConnection;
 
@@ -27,6 +28,8 @@ pub struct AgentSeen {
     pub workers: Vec<String>,
     /// Its devices.
     pub devices: Vec<Device>,
+    /// Labels that its owner gave it.
+    pub labels: Labels,
 }
 
 impl Change for AgentSeen {
@@ -34,16 +37,18 @@ impl Change for AgentSeen {
 
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO agents (id, boot_id, version, host, workers, first_seen_at_unix_ns, last_seen_at_unix_ns)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO agents (id, boot_id, version, host, workers, labels, first_seen_at_unix_ns, last_seen_at_unix_ns)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (id) DO UPDATE SET boot_id = excluded.boot_id, version = excluded.version,
-                host = excluded.host, workers = excluded.workers, last_seen_at_unix_ns = excluded.last_seen_at_unix_ns",
+                host = excluded.host, workers = excluded.workers, labels = excluded.labels,
+                last_seen_at_unix_ns = excluded.last_seen_at_unix_ns",
         )
         .bind(self.id.as_str())
         .bind(&self.boot_id)
         .bind(&self.version)
         .bind(to_json("agents.host", &self.host)?)
         .bind(to_json("agents.workers", &self.workers)?)
+        .bind(to_json("agents.labels", &self.labels)?)
         .bind(unix_ns(at))
         .bind(unix_ns(at))
         .execute(&mut *db)
@@ -76,4 +81,97 @@ async fn insert_device(db: &mut SqliteConnection, agent: &AgentId, device: &Devi
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Whether an agent gets trials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Service {
+    /// It does.
+    #[default]
+    Ready,
+    /// A person takes it out of service: what it has, it finishes.
+    Draining,
+    /// It failed again and again.
+    Quarantined,
+}
+
+impl Service {
+    const ALL: [Self; 3] = [Self::Ready, Self::Draining, Self::Quarantined];
+
+    /// The name in the database and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| service.as_str() == text)
+    }
+
+    /// The event that leads to it.
+    fn event(self) -> &'static str {
+        match self {
+            Self::Ready => "agent_resumed",
+            Self::Draining => "agent_draining",
+            Self::Quarantined => "agent_quarantined",
+        }
+    }
+}
+
+/// Takes an agent out of service, or back into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetService {
+    /// Which agent.
+    pub agent: AgentId,
+    /// Whether it gets trials.
+    pub service: Service,
+    /// Why; empty for one that does.
+    pub reason: String,
+}
+
+impl Change for SetService {
+    /// Whether there is such an agent.
+    type Outcome = bool;
+
+    async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<bool, StoreError> {
+        let changed = sqlx::query("UPDATE agents SET service = ?, service_reason = ? WHERE id = ?")
+            .bind(self.service.as_str())
+            .bind(&self.reason)
+            .bind(self.agent.as_str())
+            .execute(&mut *db)
+            .await?
+            .rows_affected();
+        if changed == 1 {
+            let kind = self.service.event();
+            let event = Event { kind, agent: Some(&self.agent), detail: &self.reason, ..Event::default() };
+            events::record(db, at, event).await?;
+        }
+        Ok(changed == 1)
+    }
+}
+
+/// Removes an agent that is not connected and holds nothing. Trials that it alone could run stay, and wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForgetAgent(
+    /// Which agent.
+    pub AgentId,
+);
+
+impl Change for ForgetAgent {
+    /// Whether there was such an agent.
+    type Outcome = bool;
+
+    async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<bool, StoreError> {
+        let agent = self.0.as_str();
+        sqlx::query("DELETE FROM devices WHERE agent_id = ?").bind(agent).execute(&mut *db).await?;
+        let gone = sqlx::query("DELETE FROM agents WHERE id = ?").bind(agent).execute(&mut *db).await?.rows_affected();
+        if gone == 1 {
+            let event = Event { kind: "agent_forgotten", agent: Some(&self.0), ..Event::default() };
+            events::record(db, at, event).await?;
+        }
+        Ok(gone == 1)
+    }
 }

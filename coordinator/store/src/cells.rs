@@ -5,11 +5,12 @@ use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::trial::Epoch;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnection;
 
 use crate::error::StoreError;
 use crate::events::{self, Event};
-use crate::row::{Columns, unix_ns};
+use crate::row::{self, Columns, to_json, unix_ns};
 
 /// The longest reason stored, in characters.
 const MAX_DETAIL: usize = 65_536;
@@ -41,7 +42,8 @@ pub(crate) async fn end(
     let EndedCell { hash, outcome } = ended;
     let detail: Option<String> = outcome.detail().map(|text| text.chars().take(MAX_DETAIL).collect());
     let changed = sqlx::query(
-        "UPDATE cells SET state = ?, failure = ?, detail = ?, ended_epoch = ?, ended_at_unix_ns = ?, retry = 0
+        "UPDATE cells SET state = ?, failure = ?, detail = ?, ended_epoch = ?, ended_at_unix_ns = ?, retry = 0,
+                          said = NULL
          WHERE run_id = ? AND cell_hash = ? AND trial_id = ? AND state = 'waiting'",
     )
     .bind(outcome.state())
@@ -75,20 +77,111 @@ pub(crate) async fn end(
 pub(crate) enum Open {
     /// All of them.
     All,
-    /// Those that the next lease does not try again.
-    NoRetry,
+    /// Those that the next lease does not try again, and of which nothing was said.
+    Silent,
 }
 
 /// The cells of a trial that have not ended, in order.
 pub(crate) async fn open(db: &mut SqliteConnection, trial: &TrialId, which: Open) -> Result<Vec<CellHash>, StoreError> {
     let rows = sqlx::query(
-        "SELECT cell_hash FROM cells WHERE trial_id = ? AND state = 'waiting' AND (retry = 0 OR ?) ORDER BY ordinal",
+        "SELECT cell_hash FROM cells
+         WHERE trial_id = ? AND state = 'waiting' AND ((retry = 0 AND said IS NULL) OR ?) ORDER BY ordinal",
     )
     .bind(trial.as_str())
     .bind(which == Open::All)
     .fetch_all(db)
     .await?;
     rows.iter().map(|row| row.digest("cell_hash").map(CellHash)).collect()
+}
+
+/// What `cells.said` holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said {
+    epoch: u32,
+    state: String,
+    failure: Option<String>,
+    detail: Option<String>,
+}
+
+impl Said {
+    fn of(outcome: &Outcome, epoch: Epoch) -> Self {
+        Self {
+            epoch: epoch.0,
+            state: outcome.state().to_owned(),
+            failure: outcome.failure().map(|kind| kind.to_string()),
+            detail: outcome.detail().map(|text| text.chars().take(MAX_DETAIL).collect()),
+        }
+    }
+
+    fn outcome(self) -> Result<Outcome, StoreError> {
+        let unreadable = || row::unreadable("cells.said", &self.state);
+        let kind = self.failure.as_deref().map(str::parse).transpose().map_err(|_| unreadable())?;
+        Outcome::from_parts(&self.state, kind, self.detail.clone()).ok_or_else(unreadable)
+    }
+}
+
+/// Notes how a replica's cell ended. The cells of the workload end when every replica has said so, all at once.
+pub(crate) async fn say(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    ended: &EndedCell,
+) -> Result<Vec<EndedCell>, StoreError> {
+    let said = to_json("cells.said", &Said::of(&ended.outcome, under.epoch))?;
+    sqlx::query(
+        "UPDATE cells SET said = ? WHERE run_id = ? AND cell_hash = ? AND trial_id = ? AND state = 'waiting' AND retry = 0",
+    )
+    .bind(said)
+    .bind(under.run.as_str())
+    .bind(ended.hash.0.as_bytes().as_slice())
+    .bind(under.trial.as_str())
+    .execute(&mut *db)
+    .await?;
+    let mut all = Vec::new();
+    for replica in replicas(db, under, &ended.hash).await? {
+        match replica.said {
+            Some(said) if said.epoch == under.epoch.0 => all.push((replica.trial, replica.hash, said.outcome()?)),
+            _ => return Ok(Vec::new()),
+        }
+    }
+    let mut over = Vec::with_capacity(all.len());
+    for (trial, hash, outcome) in all {
+        let ended = EndedCell { hash, outcome };
+        if end(db, at, Under { trial: &trial, ..under }, &ended).await? {
+            over.push(ended);
+        }
+    }
+    Ok(over)
+}
+
+/// One replica's cell of a workload.
+struct Replica {
+    trial: TrialId,
+    hash: CellHash,
+    said: Option<Said>,
+}
+
+/// The cells that are measured together with this one, itself among them.
+async fn replicas(db: &mut SqliteConnection, under: Under<'_>, cell: &CellHash) -> Result<Vec<Replica>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT c.trial_id, c.cell_hash, c.said FROM trials t JOIN cells c ON c.trial_id = t.id
+         WHERE t.group_id = (SELECT group_id FROM trials WHERE id = ?1)
+           AND c.workload = (SELECT workload FROM cells WHERE run_id = ?2 AND cell_hash = ?3)
+         ORDER BY t.ordinal",
+    )
+    .bind(under.trial.as_str())
+    .bind(under.run.as_str())
+    .bind(cell.0.as_bytes().as_slice())
+    .fetch_all(db)
+    .await?;
+    let replica = |row: &sqlx::sqlite::SqliteRow| {
+        let said = match row.optional_text("said")? {
+            Some(_) => Some(row.json("said")?),
+            None => None,
+        };
+        Ok(Replica { trial: row.parsed("trial_id")?, hash: CellHash(row.digest("cell_hash")?), said })
+    };
+    rows.iter().map(replica).collect()
 }
 
 /// Ends the trial's open cells, all in the same way.
@@ -109,19 +202,27 @@ pub(crate) async fn end_open(
     Ok(all)
 }
 
-/// Leaves a cell open for the next lease: what failed was the infrastructure, not the cell.
+/// Leaves a cell open for the next lease, and its replicas with it: what failed was the infrastructure, not the cell.
 pub(crate) async fn retry(
     db: &mut SqliteConnection,
     at: Timestamp,
     under: Under<'_>,
     failed: &EndedCell,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE cells SET retry = 1 WHERE run_id = ? AND cell_hash = ? AND trial_id = ? AND state = 'waiting'")
+    let mut again = vec![(under.trial.clone(), failed.hash)];
+    let replicas = replicas(db, under, &failed.hash).await?;
+    again.extend(replicas.into_iter().map(|replica| (replica.trial, replica.hash)));
+    for (trial, hash) in again {
+        sqlx::query(
+            "UPDATE cells SET retry = 1, said = NULL
+             WHERE run_id = ? AND cell_hash = ? AND trial_id = ? AND state = 'waiting'",
+        )
         .bind(under.run.as_str())
-        .bind(failed.hash.0.as_bytes().as_slice())
-        .bind(under.trial.as_str())
+        .bind(hash.0.as_bytes().as_slice())
+        .bind(trial.as_str())
         .execute(&mut *db)
         .await?;
+    }
     let detail = failed.outcome.to_string();
     let event = Event {
         kind: "cell_attempt_failed",
@@ -133,4 +234,13 @@ pub(crate) async fn retry(
         detail: &detail,
     };
     events::record(db, at, event).await
+}
+
+/// Forgets what replicas have said of cells that have not ended.
+pub(crate) async fn unsay(db: &mut SqliteConnection, trial: &TrialId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE cells SET said = NULL WHERE trial_id = ? AND said IS NOT NULL")
+        .bind(trial.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
 }

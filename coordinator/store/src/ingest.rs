@@ -464,24 +464,30 @@ async fn insert_worker(db: &mut SqliteConnection, under: Under<'_>, facts: &Work
     Ok(())
 }
 
-/// Ends a cell as its worker says, if what is stored bears it out.
+/// Ends a cell as its worker says, if what is stored bears it out. A replica's cell ends with those of its group.
 async fn end_cell(
     db: &mut SqliteConnection,
     at: Timestamp,
     under: Under<'_>,
     lease: &LeaseState,
     said: &EndedCell,
-) -> Result<Option<EndedCell>, StoreError> {
+) -> Result<Vec<EndedCell>, StoreError> {
     // A cell that its agent gave up, although nobody has stopped the run, was given up because the agent stops.
-    let again =
-        said.outcome == Outcome::Cancelled || said.outcome.failure().is_some_and(FailureKind::is_infrastructure);
+    let infrastructure = said.outcome.failure().is_some_and(FailureKind::is_infrastructure);
+    if infrastructure {
+        trials::note_failure(db, under, &said.outcome.to_string()).await?;
+    }
+    let again = infrastructure || said.outcome == Outcome::Cancelled;
     if again && lease.attempts < MAX_ATTEMPTS && !lease.cancel_requested {
         cells::retry(db, at, under, said).await?;
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let outcome = judged(db, under, lease, said).await?;
     let ended = EndedCell { hash: said.hash, outcome };
-    Ok(cells::end(db, at, under, &ended).await?.then_some(ended))
+    if lease.group.is_some() {
+        return cells::say(db, at, under, &ended).await;
+    }
+    Ok(if cells::end(db, at, under, &ended).await? { vec![ended] } else { Vec::new() })
 }
 
 /// A cell is ok only with all its samples.

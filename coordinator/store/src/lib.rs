@@ -13,6 +13,7 @@ mod ingest;
 mod open;
 mod queue;
 mod read;
+mod retry;
 mod row;
 mod runs;
 mod schema;
@@ -26,7 +27,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::agents::AgentSeen;
+pub use crate::agents::{AgentSeen, ForgetAgent, Service, SetService};
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
@@ -37,7 +38,9 @@ pub use crate::read::{
 };
 pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
 pub use crate::tokens::{NewToken, Standing, TokenRecord, Tokens};
-pub use crate::trials::{Finish, Finished, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released};
+pub use crate::trials::{
+    Finish, Finished, Granted, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released, Seat, Took,
+};
 pub use crate::writer::{Change, Writer};
 
 /// A coordinator's database. One process at a time has it.

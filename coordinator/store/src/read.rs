@@ -1,18 +1,25 @@
 //! What is stored, for reports and people: plain structs in the words of the domain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use regatta_core::artifact::ArtifactRef;
+use regatta_core::backend::BackendKind;
 use regatta_core::cell::{Cell, CellHash, Outcome};
-use regatta_core::device::Device;
+use regatta_core::device::{Device, DeviceId};
+use regatta_core::digest::Digest;
+use regatta_core::fleet::{Labels, Place};
 use regatta_core::id::{AgentId, RunId, TrialId};
-use regatta_core::policy::Policy;
+use regatta_core::policy::{Exclusive, Policy};
 use regatta_core::run::RunState;
 use regatta_core::sample::Sample;
 use regatta_core::scenario::ScenarioBundle;
-use regatta_core::trial::{Epoch, TrialState};
+use regatta_core::trial::{Epoch, Group, TrialState};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
+use crate::agents::Service;
 use crate::error::StoreError;
 use crate::row::Columns;
 use crate::{blob, row};
@@ -45,6 +52,10 @@ pub struct RunSummary {
     pub cells: BTreeMap<String, u32>,
     /// Samples stored, those of older epochs included, rejected ones not.
     pub samples: u64,
+    /// Runs of a higher priority go first.
+    pub priority: i32,
+    /// The run whose failed cells this one repeats.
+    pub retry_of: Option<RunId>,
 }
 
 /// A run with what was frozen into it.
@@ -142,14 +153,36 @@ pub struct TrialRecord {
     pub run: RunId,
     /// Its position among the run's trials, from 0.
     pub ordinal: u32,
-    /// The agent whose device is meant.
+    /// The agent that has it or had it last; before, one that may get it.
     pub agent: AgentId,
+    /// The device on that agent.
+    pub device: DeviceId,
+    /// The engine.
+    pub backend: BackendKind,
+    /// The weights.
+    pub artifact: ArtifactRef,
+    /// Where it may go; `None` if only to its own device.
+    pub pool: Option<Arc<[Place]>>,
+    /// The group it is measured with.
+    pub group: Option<Group>,
+    /// What it does, as a hash: trials of the same work take about the same time.
+    pub work: Option<Digest>,
+    /// What it has to itself while it is measured.
+    pub exclusive: Exclusive,
+    /// Runs of a higher priority go first.
+    pub priority: i32,
+    /// Agents on which the infrastructure failed it.
+    pub failed_on: Vec<AgentId>,
+    /// Why it is not tried any more, attempt by attempt (JSON), for a quarantined trial.
+    pub evidence: Option<String>,
     /// Where it stands.
     pub state: TrialState,
     /// The current or last lease; 0 before the first.
     pub epoch: Epoch,
     /// The agent's process that got that lease.
     pub boot_id: Option<String>,
+    /// The agent has said all there is to say of that lease.
+    pub delivered: bool,
     /// A person has stopped its run.
     pub cancel_requested: bool,
 }
@@ -171,6 +204,12 @@ pub struct AgentRecord {
     pub last_seen_at: Timestamp,
     /// Its devices.
     pub devices: Vec<Device>,
+    /// Labels that its owner gave it.
+    pub labels: Labels,
+    /// Whether it gets trials.
+    pub service: Service,
+    /// Why not, for one that does not.
+    pub service_reason: String,
 }
 
 /// Something that happened.
@@ -208,6 +247,19 @@ pub struct Delivery {
 /// The lease whose samples count, for each cell: the one it ended under, or the newest that has samples.
 const CANONICAL: &str = "COALESCE(c.ended_epoch,
     (SELECT max(s.epoch) FROM samples s WHERE s.run_id = c.run_id AND s.cell_hash = c.cell_hash))";
+
+/// A row of [`TrialRecord`] for each trial.
+const TRIALS: &str = "SELECT t.*, r.cancel_requested, r.priority, json_extract(r.policy, '$.exclusive') AS exclusive,
+        d.boot_id, d.finished_at_unix_ns,
+        (SELECT json_group_array(DISTINCT f.agent_id) FROM deliveries f
+         WHERE f.trial_id = t.id AND f.failure IS NOT NULL AND f.agent_id IS NOT NULL) AS failed_on
+     FROM trials t JOIN runs r ON r.id = t.run_id
+     LEFT JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch";
+
+/// The middle of sorted numbers, the lower one of two.
+fn median(sorted: &[u64]) -> u64 {
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+}
 
 impl Reader {
     /// The newest runs, newest first, `limit` at most.
@@ -274,6 +326,8 @@ impl Reader {
             created_at: row.time("created_at_unix_ns")?,
             ended_at: row.optional_time("ended_at_unix_ns")?,
             samples,
+            priority: row.signed32("priority")?,
+            retry_of: row.optional_parsed("retry_of")?,
         })
     }
 
@@ -389,27 +443,41 @@ impl Reader {
 
     /// The run's trials, in order.
     pub async fn trials(&self, run: &RunId) -> Result<Vec<TrialRecord>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT t.*, r.cancel_requested, d.boot_id FROM trials t JOIN runs r ON r.id = t.run_id
-             LEFT JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch
-             WHERE t.run_id = ? ORDER BY t.ordinal",
-        )
-        .bind(run.as_str())
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(row::trial_record).collect()
+        let sql = format!("{TRIALS} WHERE t.run_id = ? ORDER BY t.ordinal");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(run.as_str()).fetch_all(&self.pool).await?;
+        row::trial_records(&rows)
+    }
+
+    /// One trial; `None` where there is none of that id.
+    pub async fn trial(&self, trial: &TrialId) -> Result<Option<TrialRecord>, StoreError> {
+        let sql = format!("{TRIALS} WHERE t.id = ?");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(trial.as_str()).fetch_all(&self.pool).await?;
+        Ok(row::trial_records(&rows)?.pop())
     }
 
     /// Every trial that has not ended, over all runs, oldest run first.
     pub async fn open_trials(&self) -> Result<Vec<TrialRecord>, StoreError> {
+        let sql = format!("{TRIALS} WHERE t.state IN ('queued', 'leased', 'running') ORDER BY t.run_id, t.ordinal");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&self.pool).await?;
+        row::trial_records(&rows)
+    }
+
+    /// How long trials of these kinds of work took before: the median of those that one lease did as a whole. Work that
+    /// was never done is not named.
+    pub async fn durations(&self, works: &BTreeSet<Digest>) -> Result<HashMap<Digest, Duration>, StoreError> {
+        let works: Vec<String> = works.iter().map(Digest::to_string).collect();
         let rows = sqlx::query(
-            "SELECT t.*, r.cancel_requested, d.boot_id FROM trials t JOIN runs r ON r.id = t.run_id
-             LEFT JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch
-             WHERE t.state IN ('queued', 'leased', 'running') ORDER BY t.run_id, t.ordinal",
+            "SELECT t.work, d.took_ns FROM trials t JOIN deliveries d ON d.trial_id = t.id
+             WHERE t.work IN (SELECT value FROM json_each(?)) AND d.took_ns IS NOT NULL ORDER BY t.work, d.took_ns",
         )
+        .bind(row::to_json("works", &works)?)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(row::trial_record).collect()
+        let mut took: HashMap<Digest, Vec<u64>> = HashMap::new();
+        for row in &rows {
+            took.entry(row.parsed("work")?).or_default().push(row.unsigned("took_ns")?);
+        }
+        Ok(took.into_iter().map(|(work, sorted)| (work, Duration::from_nanos(median(&sorted)))).collect())
     }
 
     /// How much of a lease's records is stored; `None` for a lease that was never given.
@@ -443,6 +511,9 @@ impl Reader {
                 host: row.json("host")?,
                 workers: row.json("workers")?,
                 last_seen_at: row.time("last_seen_at_unix_ns")?,
+                labels: row.json("labels")?,
+                service: row::service(row)?,
+                service_reason: row.text("service_reason")?,
             })
         };
         rows.iter().map(agent).collect()

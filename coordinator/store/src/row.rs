@@ -1,5 +1,6 @@
 //! Rows to structs, by hand: every column is converted and checked in one place.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,11 +9,13 @@ use regatta_core::artifact::ArtifactRef;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
+use regatta_core::fleet::Place;
 use regatta_core::id::shown;
-use regatta_core::trial::{Epoch, TrialState};
+use regatta_core::trial::{Epoch, Group, TrialState};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::agents::Service;
 use crate::error::StoreError;
 use crate::read::{CellRecord, EventRecord, TrialRecord, WorkerFacts, WorkerRecord};
 
@@ -53,6 +56,11 @@ pub(crate) trait Columns {
     fn unsigned32(&self, column: &str) -> Result<u32, StoreError> {
         let value = self.integer(column)?;
         u32::try_from(value).map_err(|_| unreadable(column, &value))
+    }
+
+    fn signed32(&self, column: &str) -> Result<i32, StoreError> {
+        let value = self.integer(column)?;
+        i32::try_from(value).map_err(|_| unreadable(column, &value))
     }
 
     fn epoch(&self, column: &str) -> Result<Epoch, StoreError> {
@@ -152,6 +160,7 @@ pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
         backend: row.parsed("backend")?,
         artifact: artifact(row)?,
         workload: Arc::new(row.json("workload")?),
+        replica: row.unsigned32("replica")?,
     };
     let epoch = match row.optional_integer("epoch")? {
         Some(0) | None => None,
@@ -176,13 +185,52 @@ pub(crate) fn trial_state(row: &SqliteRow) -> Result<TrialState, StoreError> {
     TrialState::parse(&state).ok_or_else(|| unreadable("trials.state", &state))
 }
 
-/// A trial with the process that holds it.
-pub(crate) fn trial_record(row: &SqliteRow) -> Result<TrialRecord, StoreError> {
+/// Whether an agent gets trials.
+pub(crate) fn service(row: &SqliteRow) -> Result<Service, StoreError> {
+    let text = row.text("service")?;
+    Service::parse(&text).ok_or_else(|| unreadable("agents.service", &text))
+}
+
+/// The group of a trial.
+pub(crate) fn group(row: &SqliteRow) -> Result<Option<Group>, StoreError> {
+    let Some(id) = row.optional_parsed("group_id")? else { return Ok(None) };
+    Ok(Some(Group { id, replica: row.unsigned32("replica")?, replicas: row.unsigned32("replicas")? }))
+}
+
+/// Trials with the processes that hold them. Trials of the same pool share it in memory.
+pub(crate) fn trial_records(rows: &[SqliteRow]) -> Result<Vec<TrialRecord>, StoreError> {
+    let mut pools: HashMap<String, Arc<[Place]>> = HashMap::new();
+    rows.iter().map(|row| trial_record(row, &mut pools)).collect()
+}
+
+fn pool(text: String, row: &SqliteRow, pools: &mut HashMap<String, Arc<[Place]>>) -> Result<Arc<[Place]>, StoreError> {
+    if let Some(known) = pools.get(&text) {
+        return Ok(Arc::clone(known));
+    }
+    let places: Vec<Place> = row.json("pool")?;
+    let places: Arc<[Place]> = places.into();
+    pools.insert(text, Arc::clone(&places));
+    Ok(places)
+}
+
+fn trial_record(row: &SqliteRow, pools: &mut HashMap<String, Arc<[Place]>>) -> Result<TrialRecord, StoreError> {
+    let pool = row.optional_text("pool")?.map(|text| pool(text, row, pools)).transpose()?;
     Ok(TrialRecord {
         id: row.parsed("id")?,
         run: row.parsed("run_id")?,
         ordinal: row.unsigned32("ordinal")?,
         agent: row.parsed("agent_id")?,
+        device: row.parsed("device")?,
+        backend: row.parsed("backend")?,
+        artifact: artifact(row)?,
+        pool,
+        group: group(row)?,
+        work: row.optional_parsed("work")?,
+        exclusive: row.optional_parsed("exclusive")?.unwrap_or_default(),
+        priority: row.signed32("priority")?,
+        failed_on: row.json("failed_on")?,
+        evidence: row.optional_text("evidence")?,
+        delivered: row.optional_integer("finished_at_unix_ns")?.is_some(),
         state: trial_state(row)?,
         epoch: row.epoch("epoch")?,
         boot_id: row.optional_text("boot_id")?,

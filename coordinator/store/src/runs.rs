@@ -34,6 +34,10 @@ pub struct NewRun {
     pub matrix: Matrix,
     /// The devices, as they are now.
     pub devices: Vec<RunDevice>,
+    /// Runs of a higher priority go first; from -100 to 100.
+    pub priority: i32,
+    /// The run whose failed cells this one repeats.
+    pub retry_of: Option<RunId>,
 }
 
 /// What came of storing a run.
@@ -52,20 +56,25 @@ impl Change for NewRun {
 
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Submitted, StoreError> {
         let bundle = to_json("runs.bundle", &self.bundle)?;
-        let earlier =
-            sqlx::query("SELECT bundle FROM runs WHERE id = ?").bind(self.id.as_str()).fetch_optional(&mut *db).await?;
+        let earlier = sqlx::query("SELECT bundle, retry_of FROM runs WHERE id = ?")
+            .bind(self.id.as_str())
+            .fetch_optional(&mut *db)
+            .await?;
         if let Some(row) = earlier {
-            let same = row.text("bundle")? == bundle;
+            let same = row.text("bundle")? == bundle && row.optional_parsed("retry_of")? == self.retry_of;
             return Ok(if same { Submitted::AlreadyStored } else { Submitted::OtherScenario });
         }
         sqlx::query(
-            "INSERT INTO runs (id, name, state, bundle, policy, created_at_unix_ns) VALUES (?, ?, 'active', ?, ?, ?)",
+            "INSERT INTO runs (id, name, state, bundle, policy, created_at_unix_ns, priority, retry_of)
+             VALUES (?, ?, 'active', ?, ?, ?, ?, ?)",
         )
         .bind(self.id.as_str())
         .bind(&self.name)
         .bind(bundle)
         .bind(to_json("runs.policy", &self.policy)?)
         .bind(unix_ns(at))
+        .bind(self.priority)
+        .bind(self.retry_of.as_ref().map(RunId::as_str))
         .execute(&mut *db)
         .await?;
         let detail = format!("{} cells in {} trials", self.matrix.cells.len(), self.matrix.trials.len());
@@ -111,9 +120,12 @@ async fn insert_trial(
     trial: &PlannedTrial,
 ) -> Result<(), StoreError> {
     let artifact = &trial.artifact;
+    let first = trial.group.map(|group| position(group.first)).transpose()?;
+    let pool = trial.pool.as_deref().map(|pool| to_json("trials.pool", &pool)).transpose()?;
     sqlx::query(
-        "INSERT INTO trials (id, run_id, ordinal, agent_id, device, backend, model, weights, format, precision, state)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued')",
+        "INSERT INTO trials (id, run_id, ordinal, agent_id, device, backend, model, weights, format, precision, state,
+                             group_id, replica, replicas, pool, work)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?)",
     )
     .bind(TrialId::of(run, ordinal).as_str())
     .bind(run.as_str())
@@ -125,9 +137,19 @@ async fn insert_trial(
     .bind(artifact.weights.as_str())
     .bind(artifact.format.as_str())
     .bind(artifact.precision.as_str())
+    .bind(first.map(|first| TrialId::of(run, first).to_string()))
+    .bind(trial.group.map_or(0, |group| group.replica))
+    .bind(trial.group.map_or(1, |group| group.replicas))
+    .bind(pool)
+    .bind(trial.work.map(|work| work.to_string()))
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// A trial's position as its id has it.
+fn position(trial: usize) -> Result<u32, StoreError> {
+    u32::try_from(trial).map_err(|_| unreadable("matrix.trials", &trial))
 }
 
 async fn insert_cell(
@@ -139,16 +161,13 @@ async fn insert_cell(
 ) -> Result<(), StoreError> {
     let cell = &planned.cell;
     let (trial, skipped) = match &planned.plan {
-        CellPlan::Run { trial } => {
-            let position = u32::try_from(*trial).map_err(|_| unreadable("matrix.trials", trial))?;
-            (Some(TrialId::of(run, position)), None)
-        }
+        CellPlan::Run { trial } => (Some(TrialId::of(run, position(*trial)?)), None),
         CellPlan::Skip { reason } => (None, Some(reason)),
     };
     sqlx::query(
         "INSERT INTO cells (run_id, cell_hash, ordinal, trial_id, agent_id, device, backend, model, weights, format,
-                            precision, workload, generate, state, detail, ended_epoch, ended_at_unix_ns)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                            precision, workload, replica, generate, state, detail, ended_epoch, ended_at_unix_ns)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(run.as_str())
     .bind(planned.hash.0.as_bytes().as_slice())
@@ -162,6 +181,7 @@ async fn insert_cell(
     .bind(cell.artifact.format.as_str())
     .bind(cell.artifact.precision.as_str())
     .bind(to_json("cells.workload", cell.workload.as_ref())?)
+    .bind(cell.replica)
     .bind(cell.workload.generate)
     .bind(if skipped.is_some() { "skipped" } else { "waiting" })
     .bind(skipped)
@@ -256,7 +276,7 @@ impl Change for CancelRun {
         }
         let mut held = Vec::new();
         for open in open_trials(db, run).await? {
-            if open.held {
+            if open.held && !open.delivered {
                 held.push(HeldTrial { trial: open.id, agent: open.agent, epoch: open.epoch });
             } else {
                 trials::cancel(db, at, Under { run, trial: &open.id, epoch: open.epoch }).await?;
@@ -272,12 +292,16 @@ struct OpenTrial {
     agent: AgentId,
     epoch: Epoch,
     held: bool,
+    /// Its agent has said all there is to say of it, and waits for the other replicas.
+    delivered: bool,
+    group: Option<TrialId>,
 }
 
 async fn open_trials(db: &mut SqliteConnection, run: &RunId) -> Result<Vec<OpenTrial>, StoreError> {
     let rows = sqlx::query(
-        "SELECT id, agent_id, epoch, state FROM trials
-         WHERE run_id = ? AND state IN ('queued', 'leased', 'running') ORDER BY ordinal",
+        "SELECT t.id, t.agent_id, t.epoch, t.state, t.group_id, d.finished_at_unix_ns FROM trials t
+         LEFT JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch
+         WHERE t.run_id = ? AND t.state IN ('queued', 'leased', 'running') ORDER BY t.ordinal",
     )
     .bind(run.as_str())
     .fetch_all(db)
@@ -288,6 +312,8 @@ async fn open_trials(db: &mut SqliteConnection, run: &RunId) -> Result<Vec<OpenT
             agent: row.parsed("agent_id")?,
             epoch: row.epoch("epoch")?,
             held: trial_state(row)?.is_held(),
+            delivered: row.optional_integer("finished_at_unix_ns")?.is_some(),
+            group: row.optional_parsed("group_id")?,
         })
     };
     rows.iter().map(open).collect()
@@ -327,8 +353,12 @@ impl Change for ResumeRun {
             Some((state, _)) => return Ok(Resumed::Ended(state)),
         }
         let mut queued = Vec::new();
-        for open in open_trials(db, run).await? {
-            if self.live.contains(&open.id) {
+        let all = open_trials(db, run).await?;
+        // A group goes on as long as one of its trials does: a lost one takes the others with it.
+        let live_groups: Vec<_> =
+            all.iter().filter(|open| self.live.contains(&open.id)).filter_map(|open| open.group.clone()).collect();
+        for open in all {
+            if self.live.contains(&open.id) || open.group.as_ref().is_some_and(|group| live_groups.contains(group)) {
                 continue;
             }
             let under = Under { run, trial: &open.id, epoch: open.epoch };

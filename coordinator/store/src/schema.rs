@@ -8,8 +8,9 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
+    (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
 ];
 
@@ -34,6 +35,7 @@ mod tests {
     /// What each version's tables may hold, inserted after its migration and before the next one.
     const SAMPLES: [&str; MIGRATIONS.len()] = [
         include_str!("../../../migrations/samples/0001_initial.sql"),
+        include_str!("../../../migrations/samples/0002_fleet.sql"),
         include_str!("../../../migrations/samples/0003_tokens.sql"),
     ];
 

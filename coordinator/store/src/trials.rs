@@ -1,19 +1,23 @@
 //! Trials: leased, released, finished. Every change is guarded by state and epoch; a stale epoch changes no state.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
+use regatta_core::fleet::Place;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::trial::{Epoch, Trial, TrialCell, TrialState};
+use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::cells::{self, EndedCell, Open, Under};
 use crate::error::StoreError;
 use crate::events::{self, Event};
-use crate::row::{self, Columns, stored, unix_ns};
+use crate::row::{self, Columns, stored, to_json, unix_ns};
 use crate::runs;
 use crate::writer::Change;
 
@@ -32,6 +36,8 @@ pub(crate) struct LeaseState {
     pub(crate) newest: bool,
     pub(crate) attempts: u32,
     pub(crate) cancel_requested: bool,
+    /// The group it is measured with.
+    pub(crate) group: Option<TrialId>,
     /// Timed executions per cell.
     pub(crate) repetitions: u32,
     pub(crate) last_seq: u64,
@@ -53,7 +59,7 @@ pub(crate) async fn lease_state(
     epoch: Epoch,
 ) -> Result<Option<LeaseState>, StoreError> {
     let row = sqlx::query(
-        "SELECT t.run_id, t.state, t.epoch, t.attempts, r.cancel_requested,
+        "SELECT t.run_id, t.state, t.epoch, t.attempts, t.group_id, r.cancel_requested,
                 json_extract(r.policy, '$.repetitions') AS repetitions,
                 d.last_seq, d.mismatches, d.finished_at_unix_ns
          FROM deliveries d JOIN trials t ON t.id = d.trial_id JOIN runs r ON r.id = t.run_id
@@ -70,6 +76,7 @@ pub(crate) async fn lease_state(
         newest: row.epoch("epoch")? == epoch,
         attempts: row.unsigned32("attempts")?,
         cancel_requested: row.integer("cancel_requested")? != 0,
+        group: row.optional_parsed("group_id")?,
         repetitions: row.unsigned32("repetitions")?,
         last_seq: row.unsigned("last_seq")?,
         mismatches: row.unsigned32("mismatches")?,
@@ -77,11 +84,20 @@ pub(crate) async fn lease_state(
     }))
 }
 
-/// Gives a queued trial to the process `boot_id` of its agent.
+/// Gives queued trials to agents: one by itself, or all those of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
+pub struct Lease(
+    /// Who gets what.
+    pub Vec<Seat>,
+);
+
+/// A trial and the device that it goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
     /// Which trial.
     pub trial: TrialId,
+    /// The agent and its device.
+    pub place: Place,
     /// The agent's process.
     pub boot_id: String,
 }
@@ -89,54 +105,92 @@ pub struct Lease {
 /// What came of a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Leased {
-    /// The agent holds the trial; its cells are those that have not ended.
-    Granted {
-        /// The fencing token.
-        epoch: Epoch,
-        /// What to measure.
-        trial: Box<Trial>,
-    },
-    /// The trial is not in the queue any more.
+    /// The agents hold the trials, in the order asked for.
+    Granted(Vec<Granted>),
+    /// One of the trials is not in the queue any more: nothing was leased.
     NotQueued,
+}
+
+/// A trial that an agent holds; its cells are those that have not ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Granted {
+    /// The fencing token.
+    pub epoch: Epoch,
+    /// What to measure.
+    pub trial: Trial,
+    /// These are all of the trial's cells.
+    pub whole: bool,
 }
 
 impl Change for Lease {
     type Outcome = Leased;
 
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Leased, StoreError> {
-        let row = sqlx::query(
-            "UPDATE trials SET state = 'leased', epoch = epoch + 1, attempts = attempts + 1
-             WHERE id = ? AND state = 'queued' RETURNING *",
-        )
-        .bind(self.trial.as_str())
-        .fetch_optional(&mut *db)
-        .await?;
-        let Some(row) = row else { return Ok(Leased::NotQueued) };
-        let epoch = row.epoch("epoch")?;
-        sqlx::query("INSERT INTO deliveries (trial_id, epoch, boot_id, leased_at_unix_ns) VALUES (?, ?, ?, ?)")
-            .bind(self.trial.as_str())
-            .bind(epoch.0)
-            .bind(&self.boot_id)
-            .bind(unix_ns(at))
-            .execute(&mut *db)
-            .await?;
-        sqlx::query("UPDATE cells SET retry = 0 WHERE trial_id = ?")
-            .bind(self.trial.as_str())
-            .execute(&mut *db)
-            .await?;
-        let trial = load(db, &row).await?;
-        let event = Event {
-            kind: "trial_leased",
-            run: Some(&trial.run),
-            trial: Some(&trial.id),
-            epoch: Some(epoch),
-            agent: Some(&trial.agent),
-            cell: None,
-            detail: &self.boot_id,
-        };
-        events::record(db, at, event).await?;
-        Ok(Leased::Granted { epoch, trial: Box::new(trial) })
+        let mut epoch = Epoch::default();
+        for seat in &self.0 {
+            let row = sqlx::query("SELECT epoch FROM trials WHERE id = ? AND state = 'queued'")
+                .bind(seat.trial.as_str())
+                .fetch_optional(&mut *db)
+                .await?;
+            let Some(row) = row else { return Ok(Leased::NotQueued) };
+            epoch = epoch.max(row.epoch("epoch")?.next());
+        }
+        // The trials of a group have their leases together, under one epoch.
+        let mut granted = Vec::with_capacity(self.0.len());
+        for seat in &self.0 {
+            granted.push(grant(db, at, seat, epoch).await?);
+        }
+        Ok(Leased::Granted(granted))
     }
+
+    fn rows(&self) -> usize {
+        4 * self.0.len()
+    }
+}
+
+async fn grant(db: &mut SqliteConnection, at: Timestamp, seat: &Seat, epoch: Epoch) -> Result<Granted, StoreError> {
+    let (id, agent, device) = (seat.trial.as_str(), seat.place.agent.as_str(), seat.place.device.to_string());
+    let row = sqlx::query(
+        "UPDATE trials SET state = 'leased', epoch = ?, attempts = attempts + 1, agent_id = ?, device = ?
+         WHERE id = ? AND state = 'queued' RETURNING *",
+    )
+    .bind(epoch.0)
+    .bind(agent)
+    .bind(&device)
+    .bind(id)
+    .fetch_one(&mut *db)
+    .await?;
+    sqlx::query(
+        "INSERT INTO deliveries (trial_id, epoch, boot_id, leased_at_unix_ns, agent_id, device) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(id)
+    .bind(epoch.0)
+    .bind(&seat.boot_id)
+    .bind(unix_ns(at))
+    .bind(agent)
+    .bind(&device)
+    .execute(&mut *db)
+    .await?;
+    sqlx::query("UPDATE cells SET retry = 0, agent_id = ?, device = ? WHERE trial_id = ? AND state = 'waiting'")
+        .bind(agent)
+        .bind(&device)
+        .bind(id)
+        .execute(&mut *db)
+        .await?;
+    let trial = load(db, &row).await?;
+    let event = Event {
+        kind: "trial_leased",
+        run: Some(&trial.run),
+        trial: Some(&trial.id),
+        epoch: Some(epoch),
+        agent: Some(&trial.agent),
+        cell: None,
+        detail: &seat.boot_id,
+    };
+    events::record(db, at, event).await?;
+    let cells = sqlx::query("SELECT count(*) AS n FROM cells WHERE trial_id = ?").bind(id).fetch_one(db).await?;
+    let whole = cells.unsigned("n")? == trial.cells.len() as u64;
+    Ok(Granted { epoch, trial, whole })
 }
 
 /// The trial with its open cells.
@@ -165,7 +219,7 @@ async fn load(db: &mut SqliteConnection, row: &sqlx::sqlite::SqliteRow) -> Resul
         artifact: row::artifact(row)?,
         cells: rows.iter().map(cell).collect::<Result<_, _>>()?,
         policy,
-        group: None,
+        group: row::group(row)?,
     })
 }
 
@@ -176,6 +230,18 @@ pub enum ReleaseReason {
     Lost,
     /// It did not take the trial, for the reason given.
     Rejected(String),
+    /// It did not take the trial because it is about to leave: nothing has failed.
+    Leaving,
+}
+
+impl fmt::Display for ReleaseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost => f.write_str("agent was lost"),
+            Self::Rejected(reason) => write!(f, "agent did not take the trial: {reason}"),
+            Self::Leaving => f.write_str("agent is leaving"),
+        }
+    }
 }
 
 /// Takes a lease back.
@@ -208,25 +274,137 @@ impl Change for Release {
             return Ok(Released::Stale);
         };
         let under = Under { run: &lease.run, trial: &self.trial, epoch: self.epoch };
-        let (kind, detail) = match &self.reason {
-            ReleaseReason::Lost => (FailureKind::AgentLost, "agent was lost".to_owned()),
-            ReleaseReason::Rejected(reason) => (FailureKind::Spawn, format!("agent did not take the trial: {reason}")),
+        let detail = self.reason.to_string();
+        let kind = match &self.reason {
+            ReleaseReason::Lost => FailureKind::AgentLost,
+            ReleaseReason::Rejected(_) | ReleaseReason::Leaving => FailureKind::Spawn,
         };
         let released = if lease.cancel_requested {
             cancel(db, at, under).await?;
             Released::Ended(TrialState::Cancelled)
-        } else if lease.attempts < MAX_ATTEMPTS {
-            let again = requeue(db, at, under, &detail).await?;
-            if again { Released::Requeued } else { Released::Ended(TrialState::Done) }
         } else {
-            let detail = format!("{detail} in {MAX_ATTEMPTS} attempts");
-            cells::end_open(db, at, under, Open::All, &Outcome::of_failure(kind, detail.clone())).await?;
-            set_state(db, at, under, TrialState::Failed, &detail).await?;
-            Released::Ended(TrialState::Failed)
+            // A group is measured together: without one of its trials the others come to nothing.
+            let members = together(db, under, &lease).await?;
+            if self.reason == ReleaseReason::Leaving {
+                let released = requeue_all(db, at, under, &members, &detail).await?;
+                uncount(db, &members).await?;
+                released
+            } else if lease.attempts < MAX_ATTEMPTS {
+                note_failure(db, under, &detail).await?;
+                requeue_all(db, at, under, &members, &detail).await?
+            } else {
+                note_failure(db, under, &detail).await?;
+                quarantine(db, at, under, &members, kind, &detail).await?;
+                Released::Ended(TrialState::Failed)
+            }
         };
         runs::settle(db, at, &lease.run).await?;
         Ok(released)
     }
+}
+
+/// Notes what the infrastructure did to a lease. The first failure counts.
+pub(crate) async fn note_failure(db: &mut SqliteConnection, under: Under<'_>, detail: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE deliveries SET failure = ? WHERE trial_id = ? AND epoch = ? AND failure IS NULL")
+        .bind(detail)
+        .bind(under.trial.as_str())
+        .bind(under.epoch.0)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+async fn failure(db: &mut SqliteConnection, under: Under<'_>) -> Result<Option<String>, StoreError> {
+    sqlx::query("SELECT failure FROM deliveries WHERE trial_id = ? AND epoch = ?")
+        .bind(under.trial.as_str())
+        .bind(under.epoch.0)
+        .fetch_one(db)
+        .await?
+        .optional_text("failure")
+}
+
+/// The trial and those of its group that are held, in order.
+async fn together(db: &mut SqliteConnection, under: Under<'_>, lease: &LeaseState) -> Result<Vec<TrialId>, StoreError> {
+    let Some(group) = &lease.group else { return Ok(vec![under.trial.clone()]) };
+    let rows = sqlx::query(
+        "SELECT id FROM trials WHERE group_id = ? AND epoch = ? AND state IN ('leased', 'running') ORDER BY ordinal",
+    )
+    .bind(group.as_str())
+    .bind(under.epoch.0)
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| row.parsed("id")).collect()
+}
+
+/// Puts a trial back into the queue, and with it those that it is measured with.
+async fn requeue_all(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    members: &[TrialId],
+    why: &str,
+) -> Result<Released, StoreError> {
+    let mut again = false;
+    for trial in members {
+        let why = if trial == under.trial { why.to_owned() } else { format!("{}: {why}", under.trial) };
+        again |= requeue(db, at, Under { trial, ..under }, &why).await?;
+    }
+    Ok(if again { Released::Requeued } else { Released::Ended(TrialState::Done) })
+}
+
+/// Gives a trial up, and with it those that it is measured with: its open cells end, and the evidence is kept.
+async fn quarantine(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    members: &[TrialId],
+    kind: FailureKind,
+    detail: &str,
+) -> Result<(), StoreError> {
+    let attempts = attempts(db, members).await?;
+    let evidence = to_json("trials.evidence", &attempts)?;
+    let told: Vec<_> = attempts.iter().map(|a| format!("{}/{}: {}", a.agent, a.device, a.reason)).collect();
+    let detail = format!("{detail}; quarantined after {MAX_ATTEMPTS} attempts ({})", told.join("; "));
+    for trial in members {
+        let under = Under { trial, ..under };
+        cells::unsay(db, trial).await?;
+        cells::end_open(db, at, under, Open::All, &Outcome::of_failure(kind, detail.clone())).await?;
+        set_state(db, at, under, TrialState::Failed, &detail).await?;
+        sqlx::query("UPDATE trials SET evidence = ? WHERE id = ?")
+            .bind(&evidence)
+            .bind(trial.as_str())
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
+}
+
+/// An attempt that the infrastructure failed: what `trials.evidence` is a list of.
+#[derive(Debug, Serialize)]
+struct Attempt {
+    epoch: u32,
+    agent: String,
+    device: String,
+    reason: String,
+}
+
+async fn attempts(db: &mut SqliteConnection, members: &[TrialId]) -> Result<Vec<Attempt>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT epoch, agent_id, device, failure FROM deliveries
+         WHERE trial_id IN (SELECT value FROM json_each(?)) AND failure IS NOT NULL ORDER BY epoch, trial_id",
+    )
+    .bind(to_json("trials.id", &members.iter().map(TrialId::as_str).collect::<Vec<_>>())?)
+    .fetch_all(db)
+    .await?;
+    let attempt = |row: &sqlx::sqlite::SqliteRow| {
+        Ok(Attempt {
+            epoch: row.unsigned32("epoch")?,
+            agent: row.optional_text("agent_id")?.unwrap_or_default(),
+            device: row.optional_text("device")?.unwrap_or_default(),
+            reason: row.text("failure")?,
+        })
+    };
+    rows.iter().map(attempt).collect()
 }
 
 /// Moves a trial that has not ended to `state`.
@@ -254,7 +432,7 @@ async fn set_state(
         TrialState::Leased => "trial_leased",
         TrialState::Running => "trial_started",
         TrialState::Done => "trial_done",
-        TrialState::Failed => "trial_failed",
+        TrialState::Failed => "trial_quarantined",
         TrialState::Cancelled => "trial_cancelled",
     };
     let event = Event {
@@ -276,6 +454,7 @@ pub(crate) async fn requeue(
     under: Under<'_>,
     why: &str,
 ) -> Result<bool, StoreError> {
+    cells::unsay(db, under.trial).await?;
     let open = !cells::open(db, under.trial, Open::All).await?.is_empty();
     let state = if open { TrialState::Queued } else { TrialState::Done };
     set_state(db, at, under, state, why).await?;
@@ -329,6 +508,8 @@ pub enum Finished {
         state: Option<TrialState>,
         /// Cells that ended by this.
         ended: Vec<EndedCell>,
+        /// What the infrastructure did to the lease.
+        failure: Option<String>,
     },
 }
 
@@ -338,7 +519,7 @@ impl Change for Finish {
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Finished, StoreError> {
         let Some(lease) = lease_state(db, &self.trial, self.epoch).await? else { return Ok(Finished::UnknownLease) };
         if lease.finished {
-            return Ok(Finished::Complete { run: lease.run, state: None, ended: Vec::new() });
+            return Ok(Finished::Complete { run: lease.run, state: None, ended: Vec::new(), failure: None });
         }
         if self.last_seq > lease.last_seq {
             return Ok(Finished::Missing { from_seq: lease.last_seq + 1 });
@@ -355,11 +536,12 @@ impl Change for Finish {
         close_delivery(db, at, under).await?;
         if !lease.is_current() {
             stale_finish(db, at, under).await?;
-            return Ok(Finished::Complete { run: lease.run, state: None, ended: Vec::new() });
+            return Ok(Finished::Complete { run: lease.run, state: None, ended: Vec::new(), failure: None });
         }
-        let (state, ended) = end_trial(db, at, under, lease.cancel_requested).await?;
+        let failure = failure(db, under).await?;
+        let (state, ended) = end_trial(db, at, under, &lease, failure.as_deref()).await?;
         runs::settle(db, at, &lease.run).await?;
-        Ok(Finished::Complete { run: lease.run.clone(), state: Some(state), ended })
+        Ok(Finished::Complete { run: lease.run.clone(), state: Some(state), ended, failure })
     }
 }
 
@@ -460,20 +642,113 @@ async fn close_delivery(db: &mut SqliteConnection, at: Timestamp, under: Under<'
     Ok(())
 }
 
-/// Ends the trial of a checked finish. Cells without an end get one, unless the next lease is to try them again.
+/// Ends the trial of a checked finish. Cells without an end get one, unless the next lease is to try them again. A trial
+/// of a group stays as it is until all of its group have come so far.
 async fn end_trial(
     db: &mut SqliteConnection,
     at: Timestamp,
     under: Under<'_>,
-    cancel_requested: bool,
+    lease: &LeaseState,
+    failure: Option<&str>,
 ) -> Result<(TrialState, Vec<EndedCell>), StoreError> {
-    if cancel_requested {
+    if lease.cancel_requested {
         return Ok((TrialState::Cancelled, cancel(db, at, under).await?));
     }
     let silent = Outcome::Failed(FailureKind::BadOutput, "worker ended without a result".to_owned());
-    let ended = cells::end_open(db, at, under, Open::NoRetry, &silent).await?;
-    let again = requeue(db, at, under, "").await?;
-    Ok((if again { TrialState::Queued } else { TrialState::Done }, ended))
+    let mut ended = Vec::new();
+    if lease.group.is_some() {
+        for hash in cells::open(db, under.trial, Open::Silent).await? {
+            ended.extend(cells::say(db, at, under, &EndedCell { hash, outcome: silent.clone() }).await?);
+        }
+        if others_at_work(db, under, lease).await? {
+            return Ok((lease.state, ended));
+        }
+    } else {
+        ended = cells::end_open(db, at, under, Open::Silent, &silent).await?;
+    }
+    let members = together(db, under, lease).await?;
+    let state = end_all(db, at, under, lease, &members, failure).await?;
+    Ok((state, ended))
+}
+
+/// Whether another trial of the group is held by an agent that has not yet said all there is to say.
+async fn others_at_work(db: &mut SqliteConnection, under: Under<'_>, lease: &LeaseState) -> Result<bool, StoreError> {
+    let row = sqlx::query(
+        "SELECT count(*) AS n FROM trials t JOIN deliveries d ON d.trial_id = t.id AND d.epoch = t.epoch
+         WHERE t.group_id = ? AND t.state IN ('leased', 'running') AND d.finished_at_unix_ns IS NULL AND t.id <> ?",
+    )
+    .bind(lease.group.as_ref().map(TrialId::as_str))
+    .bind(under.trial.as_str())
+    .fetch_one(db)
+    .await?;
+    Ok(row.unsigned("n")? > 0)
+}
+
+/// What becomes of trials whose records are complete: another lease for what is left, or the end.
+async fn end_all(
+    db: &mut SqliteConnection,
+    at: Timestamp,
+    under: Under<'_>,
+    lease: &LeaseState,
+    members: &[TrialId],
+    failure: Option<&str>,
+) -> Result<TrialState, StoreError> {
+    let attempts = attempts(db, members).await?;
+    let given_up = lease.attempts >= MAX_ATTEMPTS && attempts.iter().any(|attempt| attempt.epoch == under.epoch.0);
+    if given_up {
+        let last = attempts.last().map_or("", |attempt| attempt.reason.as_str());
+        let detail = failure.unwrap_or(last).to_owned();
+        quarantine(db, at, under, members, FailureKind::Spawn, &detail).await?;
+        return Ok(TrialState::Failed);
+    }
+    let again = requeue_all(db, at, under, members, failure.unwrap_or_default()).await? == Released::Requeued;
+    let failed = attempts.iter().any(|attempt| attempt.epoch == under.epoch.0);
+    if again && !failed {
+        // Its agent left, and said so.
+        uncount(db, members).await?;
+    }
+    Ok(if again { TrialState::Queued } else { TrialState::Done })
+}
+
+/// Nothing has failed: the attempt does not count.
+async fn uncount(db: &mut SqliteConnection, members: &[TrialId]) -> Result<(), StoreError> {
+    for trial in members {
+        sqlx::query("UPDATE trials SET attempts = attempts - 1 WHERE id = ? AND state = 'queued' AND attempts > 0")
+            .bind(trial.as_str())
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
+}
+
+/// How long a lease took from start to end, by the coordinator's monotonic clock. Kept where the lease did the trial as
+/// a whole, for [`Reader::durations`](crate::Reader::durations).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Took {
+    /// Which trial.
+    pub trial: TrialId,
+    /// Which lease.
+    pub epoch: Epoch,
+    /// How long.
+    pub took: Duration,
+}
+
+impl Change for Took {
+    type Outcome = ();
+
+    async fn apply(&self, db: &mut SqliteConnection, _at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE deliveries SET took_ns = ?3 WHERE trial_id = ?1 AND epoch = ?2
+             AND (SELECT state FROM trials WHERE id = ?1) = 'done'
+             AND NOT EXISTS (SELECT 1 FROM cells WHERE trial_id = ?1 AND ended_epoch <> ?2)",
+        )
+        .bind(self.trial.as_str())
+        .bind(self.epoch.0)
+        .bind(i64::try_from(self.took.as_nanos()).unwrap_or(i64::MAX))
+        .execute(db)
+        .await?;
+        Ok(())
+    }
 }
 
 /// Advances the lease's count of records from `from` to `to`.

@@ -114,7 +114,7 @@ async fn a_refused_trial_is_offered_again_after_a_while() {
     for attempt in 1..=3 {
         let (trial, epoch) = agent.assigned().await;
         assert_eq!(epoch, attempt);
-        let reject = pb::Reject { trial_id: trial.id, epoch, reason: "busy".to_owned() };
+        let reject = pb::Reject { trial_id: trial.id, epoch, reason: "busy".to_owned(), leaving: false };
         agent.send(ToCoordinator::Reject(reject)).await;
         // The answer to this one comes after the refusal has been heard.
         server.people().await.list_agents(pb::ListAgentsRequest {}).await.unwrap();
@@ -165,5 +165,29 @@ async fn an_agent_that_came_back_with_a_spool_may_deliver_it_first() {
     agent.heartbeat(&[], 0).await;
     agent.finish(&trial.id, epoch, &records).await;
     assert_eq!(server.run("run-a").await.state, "done");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_trials_took_before_says_how_long_they_will_take() {
+    let _clock = StoppedClock::new();
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.submit("run-a").await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    assert_eq!(server.run("run-a").await.remaining_ns, None, "nothing is known yet");
+    tokio::time::advance(Duration::from_secs(7)).await;
+    agent.measure(&trial, epoch).await;
+    assert_eq!(server.run("run-a").await.remaining_ns, None, "it has ended");
+    server.stop().await;
+
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, "boot-2").await;
+    server.submit("run-b").await.unwrap();
+    agent.assigned().await;
+    assert_eq!(server.run("run-b").await.remaining_ns, Some(7_000_000_000));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(server.run("run-b").await.remaining_ns, Some(4_000_000_000));
     server.stop().await;
 }

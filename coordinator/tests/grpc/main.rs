@@ -4,6 +4,7 @@
 
 mod agents;
 mod delivery;
+mod fleet;
 mod leases;
 mod runs;
 mod support;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::DeviceKind;
+use crate::fleet::{Fleet, Placement};
 use crate::model::{BUILT_IN_MODELS, parse_manifest};
 use crate::policy::Policy;
 use crate::workload::{Prompt, Workload};
@@ -48,6 +49,7 @@ fn scenario(selectors: &[&str]) -> Scenario {
         devices: selectors.iter().map(|text| text.parse().unwrap()).collect(),
         workloads: workloads(2),
         policy: Policy::default(),
+        fleet: Fleet::default(),
     }
 }
 
@@ -160,6 +162,153 @@ fn only_the_devices_asked_for_have_cells() {
 fn a_device_that_is_reported_twice_has_its_cells_once() {
     let cpu = device("a", "cpu", &BackendKind::PUBLIC);
     assert_eq!(expand(&scenario(&["all"]), &[cpu.clone(), cpu.clone()]), expand(&scenario(&["all"]), &[cpu]));
+}
+
+/// As [`shown`], with replicas, the pool and the group.
+fn shown_fleet(matrix: &Matrix) -> String {
+    let line = |trial: &PlannedTrial| {
+        let cells: Vec<_> = matrix.cells[trial.cells.clone()]
+            .iter()
+            .map(|c| format!("{}x{}#{}", c.cell.workload.name, c.cell.workload.replicas, c.cell.replica))
+            .collect();
+        let pool = trial.pool.as_ref().map(|pool| format!(" of {}", list(pool))).unwrap_or_default();
+        let group = trial.group.map(|g| format!(" group {} {}/{}", g.first, g.replica, g.replicas)).unwrap_or_default();
+        format!("{}/{}{pool}{group}: {}", trial.agent, trial.device, cells.join(" "))
+    };
+    let skipped = matrix.cells.iter().filter_map(|planned| match &planned.plan {
+        CellPlan::Skip { reason } => {
+            let Cell { agent, device, workload, replica, .. } = &planned.cell;
+            Some(format!("{agent}/{device} {}x{}#{replica}: skip: {reason}", workload.name, workload.replicas))
+        }
+        CellPlan::Run { .. } => None,
+    });
+    matrix.trials.iter().map(line).chain(skipped).collect::<Vec<_>>().join("\n")
+}
+
+fn gpu(agent: &str, id: &str, name: &str) -> Device {
+    Device { name: name.to_owned(), memory_bytes: Some(80 << 30), ..device(agent, id, &[BackendKind::LlamaCpp]) }
+}
+
+/// One model, backend and precision; a workload for each number of replicas.
+fn scaling(placement: Placement, replicas: &[u32]) -> Scenario {
+    let workload = |&replicas: &u32| Arc::new(Workload { replicas, ..(*workloads(1)[0]).clone() });
+    Scenario {
+        backends: vec![BackendKind::LlamaCpp],
+        precisions: vec![Precision::F16],
+        workloads: replicas.iter().map(workload).collect(),
+        fleet: Fleet { placement, ..Fleet::default() },
+        ..scenario(&["all"])
+    }
+}
+
+#[test]
+fn devices_of_a_class_stand_for_each_other_where_any_will_do() {
+    let devices = [
+        gpu("a", "cuda:0", "X"),
+        gpu("a", "cuda:1", "Y"),
+        gpu("b", "cuda:0", "X"),
+        Device { backends: Vec::new(), ..gpu("c", "cuda:0", "X") },
+    ];
+    let scenario = scaling(Placement::Any, &[1]);
+    let matrix = expand(&scenario, &devices);
+    assert_snapshot!(shown_fleet(&matrix), @"
+    a/cuda:0 of a/cuda:0, b/cuda:0: w0x1#0
+    a/cuda:1 of a/cuda:1: w0x1#0
+    ");
+    assert_eq!(matrix.cells.len(), count(&scenario, &devices));
+    // The cell is the same whoever is there to measure it.
+    let elsewhere = expand(&scenario, &devices[2..3]);
+    assert_eq!(elsewhere.cells[0].hash, matrix.cells[0].hash);
+    assert_ne!(matrix.cells[0].hash, matrix.cells[1].hash);
+    assert_ne!(matrix.cells[0].hash, matrix.cells[0].cell.hash(), "a device's own cell is another one");
+    assert_eq!(elsewhere.trials[0].work, matrix.trials[0].work);
+    let without = expand(&scenario, &[Device { backends: Vec::new(), ..devices[0].clone() }, devices[3].clone()]);
+    assert_snapshot!(shown_fleet(&without), @"a/cuda:0 w0x1#0: skip: no agent has a worker for llama.cpp on cuda X, 80 GiB");
+}
+
+#[test]
+fn replicas_are_a_group_of_trials_on_devices_of_a_kind() {
+    let devices = [
+        gpu("a", "cuda:0", "X"),
+        gpu("b", "cuda:0", "X"),
+        gpu("b", "cuda:1", "X"),
+        gpu("b", "cuda:2", "Y"),
+        gpu("c", "cuda:0", "X"),
+    ];
+    let scenario = scaling(Placement::Every, &[1, 2, 3, 8]);
+    let matrix = expand(&scenario, &devices);
+    assert_snapshot!(shown_fleet(&matrix), @"
+    a/cuda:0: w0x1#0
+    b/cuda:0: w0x1#0
+    b/cuda:1: w0x1#0
+    b/cuda:2: w0x1#0
+    c/cuda:0: w0x1#0
+    b/cuda:0 group 5 0/2: w0x2#0
+    b/cuda:1 group 5 1/2: w0x2#1
+    a/cuda:0 group 7 0/3: w0x3#0
+    b/cuda:0 group 7 1/3: w0x3#1
+    b/cuda:1 group 7 2/3: w0x3#2
+    a/cuda:0 w0x8#0: skip: needs 8 devices of a kind, 4 are there
+    b/cuda:0 w0x8#1: skip: needs 8 devices of a kind, 4 are there
+    b/cuda:1 w0x8#2: skip: needs 8 devices of a kind, 4 are there
+    c/cuda:0 w0x8#3: skip: needs 8 devices of a kind, 4 are there
+    a/cuda:0 w0x8#4: skip: needs 8 devices of a kind, 4 are there
+    b/cuda:0 w0x8#5: skip: needs 8 devices of a kind, 4 are there
+    b/cuda:1 w0x8#6: skip: needs 8 devices of a kind, 4 are there
+    c/cuda:0 w0x8#7: skip: needs 8 devices of a kind, 4 are there
+    b/cuda:2 w0x2#0: skip: needs 2 devices of a kind, 1 is there
+    b/cuda:2 w0x2#1: skip: needs 2 devices of a kind, 1 is there
+    b/cuda:2 w0x3#0: skip: needs 3 devices of a kind, 1 is there
+    b/cuda:2 w0x3#1: skip: needs 3 devices of a kind, 1 is there
+    b/cuda:2 w0x3#2: skip: needs 3 devices of a kind, 1 is there
+    b/cuda:2 w0x8#0: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#1: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#2: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#3: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#4: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#5: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#6: skip: needs 8 devices of a kind, 1 is there
+    b/cuda:2 w0x8#7: skip: needs 8 devices of a kind, 1 is there
+    ");
+    assert_eq!(matrix.cells.len(), count(&scenario, &devices));
+    assert!(matrix.cells.iter().all(|planned| planned.hash == planned.cell.hash()));
+
+    let any = expand(&scaling(Placement::Any, &[2]), &devices[..4]);
+    assert_snapshot!(shown_fleet(&any), @"
+    b/cuda:0 of a/cuda:0, b/cuda:0, b/cuda:1 group 0 0/2: w0x2#0
+    b/cuda:1 of a/cuda:0, b/cuda:0, b/cuda:1 group 0 1/2: w0x2#1
+    b/cuda:2 w0x2#0: skip: needs 2 devices of a kind, 1 is there
+    b/cuda:2 w0x2#1: skip: needs 2 devices of a kind, 1 is there
+    ");
+    let few = check_devices(&scaling(Placement::Every, &[8]), &devices).unwrap_err();
+    assert_snapshot!(few, @"nothing can run: needs 8 devices of a kind, 1 is there; needs 8 devices of a kind, 4 are there");
+}
+
+#[test]
+fn devices_with_too_little_memory_are_skipped() {
+    let mut scenario = scaling(Placement::Every, &[1]);
+    scenario.fleet.min_memory = Some(100 << 30);
+    let unknown = Device { memory_bytes: None, ..gpu("b", "cuda:0", "X") };
+    let large = Device { memory_bytes: Some(100 << 30), ..gpu("c", "cuda:0", "X") };
+    assert_snapshot!(shown_fleet(&expand(&scenario, &[gpu("a", "cuda:0", "X"), unknown, large])), @"
+    c/cuda:0: w0x1#0
+    a/cuda:0 w0x1#0: skip: needs 102,400 MiB of memory, cuda:0 of agent a has 81,920 MiB
+    b/cuda:0 w0x1#0: skip: needs 102,400 MiB of memory, cuda:0 of agent b has an unknown amount
+    ");
+}
+
+#[test]
+fn trials_of_the_same_work_are_known_by_it() {
+    let work = |scenario: &Scenario, name: &str| expand(scenario, &[gpu("a", "cuda:0", name)]).trials[0].work;
+    let scenario = scaling(Placement::Every, &[1]);
+    let same = work(&scenario, "X");
+    assert!(same.is_some());
+    assert_eq!(work(&Scenario { name: "another".to_owned(), ..scenario.clone() }, "X"), same);
+    assert_ne!(work(&scenario, "Y"), same);
+    let mut longer = scenario.clone();
+    longer.policy.repetitions += 1;
+    assert_ne!(work(&longer, "X"), same);
+    assert_ne!(work(&Scenario { workloads: workloads(2), ..scenario }, "X"), same);
 }
 
 #[test]

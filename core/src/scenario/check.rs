@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::file::{ScenarioFile, WorkloadEntry};
+use super::file::{FleetEntry, ScenarioFile, WorkloadEntry};
 use super::{DeviceSelector, MAX_PROMPTS, Scenario, ScenarioBundle};
 use crate::artifact::{Precision, Weights};
 use crate::backend::BackendKind;
 use crate::document::{At, Report, closest, did_you_mean, grouped, quoted};
+use crate::fleet::{Fleet, Placement};
 use crate::id::{ModelId, WorkloadName, name_rule, shown};
 use crate::model::{self, Model};
+use crate::policy::{Exclusive, Policy};
 use crate::workload::{DEFAULT_PROMPT_SEED, Prompt, Workload};
 
 /// The name of the model manifest in messages.
@@ -55,6 +57,8 @@ pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &Scena
     }
     let prompts = Prompts { report, weights, files: &bundle.prompts, bytes: Cell::new(0) };
     let workloads = workloads(report, &file.workloads, &prompts, &models);
+    let fleet = fleet(report, &file.fleet);
+    let exclusive = exclusive(report, &file.fleet);
     Some(Scenario {
         name: name?.to_string(),
         description: file.description.clone(),
@@ -64,7 +68,8 @@ pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &Scena
         precisions: values(precisions?),
         devices: values(devices?),
         workloads,
-        policy: file.policy.clone(),
+        policy: Policy { exclusive, ..file.policy.clone() },
+        fleet,
     })
 }
 
@@ -107,6 +112,24 @@ fn choices<T: FromStr>(
 fn weights(report: &Report<'_>, file: &ScenarioFile<'_>) -> Option<Weights> {
     let known = Weights::ALL.map(Weights::as_str);
     choice(report, "weights", "a kind of weights", &known, file.weights.as_ref()?).map(|at| at.value)
+}
+
+fn exclusive(report: &Report<'_>, entry: &FleetEntry<'_>) -> Exclusive {
+    let known = Exclusive::ALL.map(Exclusive::as_str);
+    let choice = |at| choice(report, "fleet.exclusive", "a choice", &known, at);
+    entry.exclusive.as_ref().and_then(choice).map(|at| at.value).unwrap_or_default()
+}
+
+fn fleet(report: &Report<'_>, entry: &FleetEntry<'_>) -> Fleet {
+    let known = Placement::ALL.map(Placement::as_str);
+    let choice = |at| choice(report, "fleet.placement", "a placement", &known, at);
+    let placement = entry.placement.as_ref().and_then(choice).map(|at| at.value).unwrap_or_default();
+    for (key, _) in &entry.labels {
+        // Labels are named as everything that people name.
+        identifier::<WorkloadName>(report, "fleet.labels", key);
+    }
+    let labels = entry.labels.iter().map(|(key, value)| (key.value.to_owned(), value.value.clone())).collect();
+    Fleet { placement, labels, min_memory: entry.min_memory }
 }
 
 /// The models of that ids. A broken manifest is reported instead of the ids that can't be found in it.
@@ -191,13 +214,17 @@ fn workloads(
         let prompt = prompts.read(entry);
         check_lengths(report, entry, models);
         let (Some(name), Some(prompt), Some(generate)) = (name, prompt, &entry.generate) else { continue };
-        let workload = Workload { name, prompt, generate: generate.value, batch: entry.batch, replicas: 1 };
-        let place = (workload.name.clone(), entry.line);
-        if let Some((first, line)) = work.insert(workload.digest(), place) {
-            let rule = format!("workload '{}' does the same work as '{first}' on line {line}", workload.name);
+        let alone = Workload { name, prompt, generate: generate.value, batch: entry.batch, replicas: 1 };
+        let unfolded = entry.replicas.iter().map(|&replicas| Workload { replicas, ..alone.clone() });
+        let mut same = None;
+        for workload in unfolded {
+            same = same.or(work.insert(workload.digest(), (workload.name.clone(), entry.line)));
+            workloads.push(Arc::new(workload));
+        }
+        if let Some((first, line)) = same {
+            let rule = format!("workload '{}' does the same work as '{first}' on line {line}", alone.name);
             report.rule(Some(entry.line), "workload", rule, Some("remove one".to_owned()));
         }
-        workloads.push(Arc::new(workload));
     }
     workloads
 }

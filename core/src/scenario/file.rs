@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::document::{At, Report, Section, grouped, human};
+use crate::fleet::MAX_REPLICAS;
 use crate::policy::{Policy, Warmup};
 
 /// The version of the format.
@@ -19,11 +20,24 @@ const MAX_WORKLOADS: usize = 1_000;
 
 const DAY: Duration = Duration::from_hours(24);
 
-const KEYS: [&str; 10] =
-    ["schema", "name", "description", "models", "weights", "backends", "precisions", "devices", "policy", "workload"];
+const KEYS: [&str; 11] = [
+    "schema",
+    "name",
+    "description",
+    "models",
+    "weights",
+    "backends",
+    "precisions",
+    "devices",
+    "policy",
+    "fleet",
+    "workload",
+];
 const POLICY_KEYS: [&str; 5] = ["repetitions", "timeout", "threads", "weights_seed", "warmup"];
 const WARMUP_KEYS: [&str; 5] = ["min_repetitions", "max_repetitions", "min_time", "max_time", "stable_within"];
-const WORKLOAD_KEYS: [&str; 7] = ["name", "prompt_tokens", "prompt_seed", "prompt", "prompt_file", "generate", "batch"];
+const FLEET_KEYS: [&str; 4] = ["exclusive", "placement", "labels", "min_memory"];
+const WORKLOAD_KEYS: [&str; 8] =
+    ["name", "prompt_tokens", "prompt_seed", "prompt", "prompt_file", "generate", "batch", "replicas"];
 
 /// A scenario as written. `None` is a key that is absent or was reported as wrong.
 pub(super) struct ScenarioFile<'t> {
@@ -37,7 +51,17 @@ pub(super) struct ScenarioFile<'t> {
     /// Whether `devices` is absent, which means every device.
     pub(super) all_devices: bool,
     pub(super) policy: Policy,
+    pub(super) fleet: FleetEntry<'t>,
     pub(super) workloads: Vec<WorkloadEntry<'t>>,
+}
+
+/// What is asked of the fleet, as written.
+#[derive(Default)]
+pub(super) struct FleetEntry<'t> {
+    pub(super) exclusive: Option<At<&'t str>>,
+    pub(super) placement: Option<At<&'t str>>,
+    pub(super) labels: Vec<(At<&'t str>, At<String>)>,
+    pub(super) min_memory: Option<u64>,
 }
 
 /// A workload as written.
@@ -50,6 +74,8 @@ pub(super) struct WorkloadEntry<'t> {
     pub(super) prompt_file: Option<At<&'t str>>,
     pub(super) generate: Option<At<u32>>,
     pub(super) batch: u32,
+    /// Numbers of replicas: one workload for each.
+    pub(super) replicas: Vec<u32>,
     /// Whether any key says what goes in, well-formed or not.
     pub(super) has_prompt: bool,
 }
@@ -72,6 +98,7 @@ impl<'t> ScenarioFile<'t> {
             devices: root.texts("devices"),
             all_devices: !root.has("devices"),
             policy: root.section("policy", &POLICY_KEYS).map(|s| policy(report, &s)).unwrap_or_default(),
+            fleet: root.section("fleet", &FLEET_KEYS).map(|s| fleet(&s)).unwrap_or_default(),
             workloads: workloads(report, &root),
         }
     }
@@ -114,6 +141,19 @@ fn warmup(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Warmup {
     warmup
 }
 
+fn fleet<'t>(section: &Section<'_, 't, '_>) -> FleetEntry<'t> {
+    let labels = section.open_section("labels").map(|labels| {
+        let pair = |key: At<&'t str>| labels.label(key.value).map(|value| (key, value));
+        labels.keys().into_iter().filter_map(pair).collect()
+    });
+    FleetEntry {
+        exclusive: section.text("exclusive"),
+        placement: section.text("placement"),
+        labels: labels.unwrap_or_default(),
+        min_memory: section.size("min_memory").map(|at| at.value),
+    }
+}
+
 fn workloads<'t>(report: &Report<'_>, root: &Section<'_, 't, '_>) -> Vec<WorkloadEntry<'t>> {
     if !root.require("workload", "a table [[workload]]") {
         return Vec::new();
@@ -139,6 +179,7 @@ fn workload<'t>(section: &Section<'_, 't, '_>) -> WorkloadEntry<'t> {
         prompt_file: section.text("prompt_file"),
         generate: section.int32("generate", 0..=MAX_TOKENS),
         batch: section.int32("batch", 1..=MAX_BATCH).map_or(1, |at| at.value),
+        replicas: section.numbers("replicas", 1..=MAX_REPLICAS).unwrap_or_else(|| vec![1]),
         has_prompt: ["prompt_tokens", "prompt", "prompt_file"].into_iter().any(|key| section.has(key)),
     }
 }

@@ -22,6 +22,7 @@ use crate::artifact::{Precision, Weights};
 use crate::backend::BackendKind;
 use crate::device::{DeviceId, DeviceKind, InvalidDevice};
 use crate::document::{Report, check_text, grouped};
+use crate::fleet::Fleet;
 use crate::model::Model;
 use crate::policy::Policy;
 use crate::workload::Workload;
@@ -65,6 +66,8 @@ pub struct Scenario {
     pub workloads: Vec<Arc<Workload>>,
     /// How to measure.
     pub policy: Policy,
+    /// Where.
+    pub fleet: Fleet,
 }
 
 /// Which devices a scenario wants.

@@ -8,7 +8,9 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fleet::{Placement, labels_text};
 use crate::model::BUILT_IN_MODELS;
+use crate::policy::Exclusive;
 use crate::workload::{DEFAULT_PROMPT_SEED, Prompt};
 
 const HEAD: &str = r#"schema = 1
@@ -86,6 +88,11 @@ fn every_key_is_read() {
         min_time = "0s"
         max_time = "500ms"
         stable_within = 1
+        [fleet]
+        exclusive = "device"
+        placement = "any"
+        labels = { zone = "lab", rack = "7" }
+        min_memory = "16 GiB"
         [[workload]]
         name = "inline"
         prompt = "Row!"
@@ -96,6 +103,7 @@ fn every_key_is_read() {
         name = "file"
         prompt_file = "prompts/a.txt"
         generate = 3
+        replicas = [1, 4]
     "#;
     let prompts = BTreeMap::from([("prompts/a.txt".to_owned(), "Row, row.".to_owned())]);
     let scenario = parse(&ScenarioBundle { prompts, ..bundle(text) }).unwrap();
@@ -105,7 +113,10 @@ fn every_key_is_read() {
     assert_eq!(scenario.precisions, [Precision::Q4KM, Precision::Bf16]);
     let cuda1 = DeviceId { kind: DeviceKind::Cuda, index: 1 };
     assert_eq!(scenario.devices, [DeviceSelector::Kind(DeviceKind::Cpu), DeviceSelector::One(cuda1)]);
-    let Policy { repetitions, warmup, timeout, threads, weights_seed, .. } = scenario.policy;
+    let Policy { repetitions, warmup, timeout, threads, weights_seed, exclusive } = scenario.policy;
+    assert_eq!((exclusive, scenario.fleet.placement), (Exclusive::Device, Placement::Any));
+    assert_eq!(labels_text(&scenario.fleet.labels), "rack=7, zone=lab");
+    assert_eq!(scenario.fleet.min_memory, Some(16 << 30));
     assert_eq!((repetitions, timeout, threads, weights_seed), (1000, Duration::from_mins(90), Some(2), 255));
     assert_eq!((warmup.min_repetitions, warmup.max_repetitions, warmup.min_time), (0, 0, Duration::ZERO));
     assert_eq!(warmup.max_time, Duration::from_millis(500));
@@ -113,12 +124,52 @@ fn every_key_is_read() {
     assert_eq!(scenario.workloads[0].prompt, Prompt::Text { text: "Row!".to_owned(), tokens: Some(12) });
     assert_eq!((scenario.workloads[0].generate, scenario.workloads[0].batch), (2, 256));
     assert_eq!(scenario.workloads[1].prompt, Prompt::Text { text: "Row, row.".to_owned(), tokens: None });
+    let replicas = |workload: &Arc<Workload>| (workload.name.to_string(), workload.replicas);
+    let unfolded: Vec<_> = scenario.workloads.iter().map(replicas).collect();
+    assert_eq!(unfolded, [("inline".to_owned(), 1), ("file".to_owned(), 1), ("file".to_owned(), 4)]);
+}
+
+#[test]
+fn what_is_asked_of_the_fleet_is_checked_all_at_once() {
+    let fleet = "\n[fleet]\nexclusive = \"hots\"\nplacement = \"all\"\nmin_memory = \"16\"\nlable = 1\n\
+                 labels = { Zone = \"lab\", rack = 7 }\n[[workload]]";
+    assert_snapshot!(changed("[[workload]]", fleet), @r#"
+    scenario.toml:10: fleet.exclusive = "hots": not a choice (known: host, device); did you mean 'host'?
+    scenario.toml:11: fleet.placement = "all": not a placement (known: every, any)
+    scenario.toml:12: fleet.min_memory = "16": is not a size above 0; write "512 MiB" or "16 GiB"
+    scenario.toml:13: unknown key 'lable' (allowed: exclusive, placement, labels, min_memory); did you mean 'labels'?
+    scenario.toml:14: fleet.labels.rack = 7: must be a text, is a whole number
+    scenario.toml:14: fleet.labels = "Zone": use 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit
+    "#);
+    for size in ["512 MiB", "16GiB", "2 TB"] {
+        assert_eq!(changed("[[workload]]", &format!("[fleet]\nmin_memory = \"{size}\"\n[[workload]]")), "accepted");
+    }
+    for size in ["0 GiB", "-1 GiB", "1.5 GiB", "99999999999999 TiB", "GiB"] {
+        let said = changed("[[workload]]", &format!("[fleet]\nmin_memory = \"{size}\"\n[[workload]]"));
+        assert!(said.contains("is not a size above 0"), "{said}");
+    }
+}
+
+#[test]
+fn replicas_are_a_number_or_several() {
+    let said = |replicas: &str| workload(&format!("prompt_tokens = 8\ngenerate = 8\nreplicas = {replicas}"));
+    assert_eq!(said("4"), "accepted");
+    assert_eq!(said("[1, 2, 4, 8]"), "accepted");
+    assert_snapshot!(said("0"), @"scenario.toml:11: workload.replicas = 0: must be 1 to 1,024");
+    assert_snapshot!(said("[]"), @"scenario.toml:11: workload.replicas must have 1 to 100 values, has 0");
+    assert_snapshot!(said("[2, 2, 2000]"), @"
+    scenario.toml:11: workload.replicas = 2: named twice
+    scenario.toml:11: workload.replicas = 2000: must be 1 to 1,024
+    ");
+    assert_snapshot!(said("[\"2\"]"), @r#"scenario.toml:11: workload.replicas = "2": must be a whole number or a list of them, is a text"#);
+    let twice = "[[workload]]\nname = \"v\"\nprompt_tokens = 64\ngenerate = 32\nreplicas = [2, 1]\n";
+    assert_snapshot!(errors(format!("{HEAD}{WORKLOAD}{twice}")), @"scenario.toml:12: workload 'v' does the same work as 'w' on line 8; remove one");
 }
 
 #[test]
 fn unknown_keys_are_named_with_what_was_probably_meant() {
-    assert_snapshot!(workload("prompt_tokens = 64\ngenerate = 32\nbacth = 2"), @"scenario.toml:11: unknown key 'bacth' (allowed: name, prompt_tokens, prompt_seed, prompt, prompt_file, generate, batch); did you mean 'batch'?");
-    assert_snapshot!(changed("models", "modles"), @"scenario.toml:3: unknown key 'modles' (allowed: schema, name, description, models, weights, backends, precisions, devices, policy, workload); did you mean 'models'?");
+    assert_snapshot!(workload("prompt_tokens = 64\ngenerate = 32\nbacth = 2"), @"scenario.toml:11: unknown key 'bacth' (allowed: name, prompt_tokens, prompt_seed, prompt, prompt_file, generate, batch, replicas); did you mean 'batch'?");
+    assert_snapshot!(changed("models", "modles"), @"scenario.toml:3: unknown key 'modles' (allowed: schema, name, description, models, weights, backends, precisions, devices, policy, fleet, workload); did you mean 'models'?");
     assert_snapshot!(errors(format!("{HEAD}{WORKLOAD}[policy]\nrepeat = 3\n[policy.warmup]\nmin_tiem = '1s'\n")), @"
     scenario.toml:13: unknown key 'repeat' (allowed: repetitions, timeout, threads, weights_seed, warmup); did you mean 'repetitions'?
     scenario.toml:15: unknown key 'min_tiem' (allowed: min_repetitions, max_repetitions, min_time, max_time, stable_within); did you mean 'min_time'?

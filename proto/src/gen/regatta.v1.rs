@@ -560,6 +560,9 @@ pub struct Reject {
     pub epoch: u32,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// The agent is about to leave and takes no trials: nothing has failed.
+    #[prost(bool, tag = "4")]
+    pub leaving: bool,
 }
 /// Records of one trial and epoch, in order, without gaps.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -120,6 +120,7 @@ pub(crate) fn cells(plan: &Plan, agent: &str, weights: Weights) -> Vec<CellResul
                         batch: *batch,
                         replicas: 1,
                     }),
+                    replica: 0,
                 };
                 cells.push(measured(cell, plan.repetitions));
             }

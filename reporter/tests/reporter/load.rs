@@ -43,6 +43,9 @@ fn submission(run: &Run) -> NewRun {
         backend: cell.backend,
         artifact: cell.artifact.clone(),
         cells: 0..tried.len(),
+        pool: None,
+        group: None,
+        work: None,
     };
     NewRun {
         id: run.id.clone(),
@@ -56,6 +59,8 @@ fn submission(run: &Run) -> NewRun {
         },
         policy: Policy::default(),
         matrix: Matrix { cells, trials: vec![trial] },
+        priority: 0,
+        retry_of: None,
         devices: vec![RunDevice {
             device: run.hosts[0].devices[0].clone(),
             agent_version: "0.1.0".to_owned(),

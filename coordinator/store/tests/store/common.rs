@@ -9,6 +9,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::{Device, DeviceId};
 use regatta_core::digest::Digest;
+use regatta_core::fleet::Place;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
 use regatta_core::policy::Policy;
@@ -17,8 +18,8 @@ use regatta_core::scenario::ScenarioBundle;
 use regatta_core::trial::Epoch;
 use regatta_core::workload::{Prompt, Workload};
 use regatta_store::{
-    Batch, Content, EndedCell, Finish, Finished, Ingested, Lease, Leased, NewRun, Record, RunDevice, Store, Stored,
-    Submitted, WorkerFacts,
+    Batch, Content, EndedCell, Finish, Finished, Ingested, Lease, Leased, NewRun, Record, RunDevice, Seat, Store,
+    Stored, Submitted, WorkerFacts,
 };
 
 /// Tokens that every cell generates.
@@ -75,6 +76,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
             backend: BackendKind::Fake,
             artifact: artifact.clone(),
             workload: Arc::new(workload),
+            replica: 0,
         };
         PlannedCell { hash: cell.hash(), cell, plan }
     };
@@ -86,6 +88,9 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
         backend: BackendKind::Fake,
         artifact,
         cells: 0..cells as usize,
+        pool: None,
+        group: None,
+        work: Some(Digest::of(b"work")),
     };
     let trials = if cells > 0 { vec![trial] } else { Vec::new() };
     NewRun {
@@ -100,6 +105,8 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
         },
         policy: Policy { repetitions: REPETITIONS, ..Policy::default() },
         matrix: Matrix { cells: all, trials },
+        priority: 0,
+        retry_of: None,
         devices: vec![RunDevice {
             device: Device {
                 agent: "host-a".parse().unwrap(),
@@ -131,11 +138,15 @@ pub(crate) async fn submitted(store: &Store, id: &str, cells: u32) -> Small {
 }
 
 pub(crate) async fn leased(store: &Store, trial: &TrialId) -> Epoch {
-    let lease = Lease { trial: trial.clone(), boot_id: "boot".to_owned() };
-    match store.writer().write(lease).await.unwrap() {
-        Leased::Granted { epoch, .. } => epoch,
+    match store.writer().write(lease_of(trial)).await.unwrap() {
+        Leased::Granted(granted) => granted[0].epoch,
         Leased::NotQueued => panic!("{trial} is not in the queue"),
     }
+}
+
+pub(crate) fn lease_of(trial: &TrialId) -> Lease {
+    let place = Place { agent: "host-a".parse().unwrap(), device: DeviceId::CPU };
+    Lease(vec![Seat { trial: trial.clone(), place, boot_id: "boot".to_owned() }])
 }
 
 pub(crate) fn sample(cell: CellHash, epoch: Epoch, repetition: u32) -> Sample {

@@ -8,7 +8,7 @@ use regatta_core::failure::FailureKind;
 use regatta_core::run::RunState;
 use regatta_core::trial::{Epoch, TrialState};
 use regatta_store::{
-    CancelRun, Cancelled, Finished, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released, ResumeRun, Resumed,
+    CancelRun, Cancelled, Finished, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released, ResumeRun, Resumed,
     StoreError, Submitted,
 };
 
@@ -158,8 +158,7 @@ async fn a_lost_trial_is_tried_again_until_its_attempts_are_used_up() {
     let cells = temp.store.reader().cells(&small.run).await.unwrap();
     assert_eq!(cells[0].outcome.as_ref().unwrap().failure(), Some(FailureKind::AgentLost));
     assert_eq!(temp.store.reader().run("run-a").await.unwrap().summary.state, RunState::Done);
-    let lease = Lease { trial: small.trial.clone(), boot_id: "boot".to_owned() };
-    assert_eq!(temp.store.writer().write(lease).await.unwrap(), Leased::NotQueued);
+    assert_eq!(temp.store.writer().write(common::lease_of(&small.trial)).await.unwrap(), Leased::NotQueued);
     temp.store.close().await;
 }
 
@@ -174,7 +173,7 @@ async fn a_cell_that_the_infrastructure_failed_is_tried_again() {
         records.push(common::end_record(small.cells[1], spawn.clone()));
         ingest(&temp.store, &small.trial, epoch, 1, &records).await;
         let done = finish(&temp.store, &small.trial, epoch, &records).await;
-        let state = if attempt < MAX_ATTEMPTS { TrialState::Queued } else { TrialState::Done };
+        let state = if attempt < MAX_ATTEMPTS { TrialState::Queued } else { TrialState::Failed };
         assert!(matches!(&done, Finished::Complete { state: Some(s), .. } if *s == state), "{done:?}");
     }
     let cells = temp.store.reader().cells(&small.run).await.unwrap();
@@ -258,10 +257,10 @@ async fn resuming_goes_on_with_the_cells_that_have_not_ended() {
     let resumed = temp.store.writer().write(resume.clone()).await.unwrap();
     assert_eq!(resumed, Resumed::Queued(vec![small.trial.clone()]));
 
-    let lease = Lease { trial: small.trial.clone(), boot_id: "boot".to_owned() };
-    let Leased::Granted { epoch, trial } = temp.store.writer().write(lease).await.unwrap() else {
-        panic!("not queued")
-    };
+    let lease = common::lease_of(&small.trial);
+    let Leased::Granted(granted) = temp.store.writer().write(lease).await.unwrap() else { panic!("not queued") };
+    let (epoch, trial) = (granted[0].epoch, &granted[0].trial);
+    assert!(!granted[0].whole);
     assert_eq!(epoch, Epoch(2));
     assert_eq!(trial.cells.iter().map(|c| c.hash).collect::<Vec<_>>(), [small.cells[1]]);
     let records = whole_trial(&small.cells[1..2], epoch);

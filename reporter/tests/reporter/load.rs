@@ -97,7 +97,8 @@ async fn what_was_stored_is_what_is_reported() {
     let expected = small();
     store.writer().write(submission(&expected)).await.unwrap();
     let trial = TrialId::of(&expected.id, 0);
-    let place = Place::of(&expected.hosts[0].devices[0]);
+    let cell = &expected.cells[0].cell;
+    let place = Place { agent: cell.agent.clone(), device: cell.device };
     let lease = Lease(vec![Seat { trial: trial.clone(), place, boot_id: "boot".to_owned() }]);
     let Leased::Granted(granted) = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
     let epoch = granted[0].epoch;

@@ -352,8 +352,8 @@ pub(crate) fn scaling() -> Dataset {
         }
     }
     let mut run = run(all);
-    run.scenario = "gpu-scaling".to_owned();
-    run.description = "One workload on one GPU, and on more and more of them at once".to_owned();
+    "gpu-scaling".clone_into(&mut run.scenario);
+    "One workload on one GPU, and on more and more of them at once".clone_into(&mut run.description);
     run.hosts = hosts.iter().map(|agent| gpu_host(agent)).collect();
     Dataset { runs: vec![run] }
 }

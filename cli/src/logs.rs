@@ -65,11 +65,12 @@ pub(crate) fn start_service(args: &LogArgs, verbose: u8) -> Result<(), BadInput>
 }
 
 fn parse(text: &str) -> Result<Targets, BadInput> {
-    if let Ok(level) = text.parse::<LevelFilter>() {
+    // An empty text would be taken for an error level.
+    if let Some(level) = text.parse::<LevelFilter>().ok().filter(|_| !text.is_empty()) {
         return Ok(own(level));
     }
     // A word alone would be taken for the name of a part of the program, of which everything is logged.
-    let is_rule = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    let is_rule = |part: &str| part.contains('=') || (!part.is_empty() && part.parse::<LevelFilter>().is_ok());
     let parsed = text.parse().ok().filter(|_| text.split(',').all(is_rule));
     parsed.ok_or_else(|| {
         BadInput(format!(

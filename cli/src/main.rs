@@ -229,6 +229,8 @@ mod tests {
         variables(&Cli::command(), &mut found);
         assert!(found.len() > 20, "{found:?}");
         let listed = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+        // Metrics stand in a table too.
+        let listed = listed.filter(|name| !name.starts_with("regatta_"));
         let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
         assert_eq!(listed, found, "docs/configuration.md lists other variables than there are");
     }

@@ -103,7 +103,9 @@ impl Pages {
         if self.stop.is_cancelled() {
             return Some("stopping\n");
         }
-        match tokio::time::timeout(READY, self.actor.ask(|reply| Event::Agents { reply })).await {
+        // Nothing has to be computed for an answer about no run at all.
+        let asked = self.actor.ask(|reply| Event::Outlooks { runs: Vec::new(), reply });
+        match tokio::time::timeout(READY, asked).await {
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return Some("stopping\n"),
             Err(_) => return Some("the scheduler does not answer\n"),

@@ -88,9 +88,9 @@ pub(crate) struct Identity {
     /// Answers to `probe`, as JSON.
     pub(crate) workers: Vec<String>,
     pub(crate) host: BTreeMap<String, String>,
-    pub(crate) labels: BTreeMap<String, String>,
     /// Where its artifacts are.
     pub(crate) library: Library,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// What a session is made of.

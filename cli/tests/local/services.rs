@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
+use regatta_agent::spool::{Spool, TrialKey};
+use regatta_core::trial::Epoch;
 use serde_json::Value;
 
 use crate::harness::{Home, Watchdog, signal};
@@ -91,40 +93,49 @@ fn the_first_signal_stops_a_coordinator_and_an_agent_in_good_order() {
 
 #[cfg(unix)]
 #[test]
-fn an_agent_finishes_the_repetition_and_gives_its_trial_back_at_the_first_signal() {
+fn an_agents_name_and_spool_are_free_again_when_it_has_left() {
     let home = Home::new();
     let coordinator = Service::coordinator(&home, &[]);
     let url = coordinator.url();
-    let (mut agent, mut log, watchdog) =
-        connected(&home, &["--coordinator", &url, "--name", "gpu-07", "--log", "info,regatta_agent=debug"]);
-    signal(agent.id(), "TERM");
-    wait_for(&mut log, "stops in good order");
-    assert_eq!(agent.wait().unwrap().code(), Some(0));
-    watchdog.stand_down();
-    // Its name and its spool are free again.
-    let (mut again, _log, watchdog) = connected(&home, &["--coordinator", &url, "--name", "gpu-07"]);
-    signal(again.id(), "TERM");
-    assert_eq!(again.wait().unwrap().code(), Some(0));
-    watchdog.stand_down();
+    for _ in 0..2 {
+        let (mut agent, mut log, watchdog) = connected(&home, &["--coordinator", &url, "--name", "gpu-07"]);
+        let output = home.regatta(&["agent", "--coordinator", &url, "--name", "gpu-07"]);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("in use by another agent"), "{message}");
+        signal(agent.id(), "TERM");
+        wait_for(&mut log, "stops in good order");
+        assert_eq!(agent.wait().unwrap().code(), Some(0));
+        watchdog.stand_down();
+    }
     assert_eq!(coordinator.stop("TERM").0, Some(0));
 }
 
 #[cfg(unix)]
 #[test]
-fn the_second_signal_stops_at_once() {
+fn the_second_signal_stops_an_agent_at_once_and_its_spool_stays() {
     let home = Home::new();
-    // Nobody is there, so that leaving in good order takes its time: there is something in the spool to deliver.
-    let mut command = home.command(&["agent", "--log-format", "json", "--coordinator", "http://127.0.0.1:9"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // There is something to deliver and nobody to take it: leaving in good order takes its time.
+    let folder = home.path("spool/gpu-07");
+    std::fs::create_dir_all(&folder).unwrap();
+    let key = TrialKey { trial: "run.t0".parse().unwrap(), epoch: Epoch(1) };
+    let mut spool = Spool::open(&folder, 1 << 20).unwrap();
+    spool.append(&key, b"a record").unwrap();
+    spool.finish(&key).unwrap();
+    drop(spool);
+    let arguments = ["agent", "--log-format", "json", "--name", "gpu-07", "--coordinator", "http://127.0.0.1:9"];
+    let mut child = home.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let watchdog = Watchdog::on(&child);
     let mut log = BufReader::new(child.stderr.take().unwrap());
     wait_for(&mut log, "no connection to the coordinator");
     signal(child.id(), "TERM");
+    wait_for(&mut log, "stops in good order");
     signal(child.id(), "TERM");
-    let code = child.wait().unwrap().code();
+    wait_for(&mut log, "stops at once");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
     watchdog.stand_down();
-    // Both signals may have been one to the process, or the agent may have been gone between them.
-    assert!(matches!(code, Some(0 | 1)), "{code:?}");
+    let spool = Spool::open(&folder, 1 << 20).unwrap();
+    assert_eq!(spool.heads().into_iter().map(|head| head.key).collect::<Vec<_>>(), [key]);
 }
 
 #[test]

@@ -31,14 +31,11 @@ impl Reader {
 
     /// The agent that got a lease, also one that is over. `None` for a lease that was never given here.
     pub async fn lease_owner(&self, trial: &TrialId, epoch: Epoch) -> Result<Option<AgentId>, StoreError> {
-        let row = sqlx::query(
-            "SELECT t.agent_id FROM deliveries d JOIN trials t ON t.id = d.trial_id
-             WHERE d.trial_id = ? AND d.epoch = ?",
-        )
-        .bind(trial.as_str())
-        .bind(epoch.0)
-        .fetch_optional(&self.pool)
-        .await?;
+        let row = sqlx::query("SELECT agent_id FROM deliveries WHERE trial_id = ? AND epoch = ?")
+            .bind(trial.as_str())
+            .bind(epoch.0)
+            .fetch_optional(&self.pool)
+            .await?;
         row.map(|row| row.parsed("agent_id")).transpose()
     }
 }

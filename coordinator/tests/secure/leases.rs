@@ -68,7 +68,12 @@ fn about(trial_id: &str, epoch: u32) -> Vec<ToCoordinator> {
             crc32c: 0,
         }),
         ToCoordinator::Finish(pb::Finish { trial_id: trial_id.clone(), epoch, last_seq: 0, digest: vec![0; 32] }),
-        ToCoordinator::Reject(pb::Reject { trial_id: trial_id.clone(), epoch, reason: "mine".to_owned() }),
+        ToCoordinator::Reject(pb::Reject {
+            trial_id: trial_id.clone(),
+            epoch,
+            reason: "mine".to_owned(),
+            leaving: false,
+        }),
         ToCoordinator::Progress(pb::Progress { trial_id: trial_id.clone(), epoch, ..pb::Progress::default() }),
         ToCoordinator::AtBarrier(pb::AtBarrier {
             trial_id: trial_id.clone(),
@@ -120,7 +125,12 @@ async fn an_agent_may_speak_of_its_earlier_leases_after_a_reconnect() {
     submit(&server.plain(Some(&submitter))).await;
     let (trial, epoch) = agent.assigned().await;
     agent
-        .send(ToCoordinator::Reject(pb::Reject { trial_id: trial.id.clone(), epoch, reason: "busy".to_owned() }))
+        .send(ToCoordinator::Reject(pb::Reject {
+            trial_id: trial.id.clone(),
+            epoch,
+            reason: "busy".to_owned(),
+            leaving: false,
+        }))
         .await;
     drop(agent);
 

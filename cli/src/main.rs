@@ -248,6 +248,45 @@ mod tests {
         assert_eq!(listed, command.get_subcommands().count());
     }
 
+    /// Command lines of the files in deploy/, each as words without the program.
+    fn deployed() -> Vec<(&'static str, Vec<String>)> {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut found = Vec::new();
+        for (file, text) in [
+            ("coordinator.service", include_str!("../../deploy/systemd/regatta-coordinator.service")),
+            ("agent.service", include_str!("../../deploy/systemd/regatta-agent.service")),
+        ] {
+            let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+            found.push((file, words(start)[1..].to_vec()));
+        }
+        let task = include_str!("../../deploy/windows/regatta-agent.xml");
+        let (_, arguments) = task.split_once("<Arguments>").unwrap();
+        found.push(("Windows task", words(arguments.split_once('<').unwrap().0)));
+        let plist = include_str!("../../deploy/launchd/io.regatta.agent.plist");
+        let (_, array) = plist.split_once("<array>").unwrap();
+        let strings = array.split_once("</array>").unwrap().0.split("<string>").skip(2);
+        found.push(("launchd", strings.map(|text| text.split_once('<').unwrap().0.to_owned()).collect()));
+        for (file, text) in [
+            ("coordinator.yaml", include_str!("../../deploy/kubernetes/coordinator.yaml")),
+            ("agent.yaml", include_str!("../../deploy/kubernetes/agent.yaml")),
+        ] {
+            let after = text.lines().skip_while(|line| line.trim() != "args:").skip(1);
+            let items = after.map_while(|line| line.trim().strip_prefix("- "));
+            let items = items.map(|item| item.trim_matches('"').replace("$(NODE_NAME)", "node-1"));
+            found.push((file, items.collect()));
+        }
+        found
+    }
+
+    #[test]
+    fn the_files_in_deploy_use_commands_and_flags_that_exist() {
+        for (file, words) in deployed() {
+            assert!(words.len() > 4, "{file}: {words:?}");
+            let parsed = Cli::try_parse_from(std::iter::once("regatta").chain(words.iter().map(String::as_str)));
+            assert!(parsed.is_ok(), "{file}: {}", parsed.unwrap_err());
+        }
+    }
+
     #[test]
     fn the_help_reads_well() {
         insta::assert_snapshot!(Cli::command().render_long_help().to_string());

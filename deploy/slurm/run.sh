@@ -2,13 +2,14 @@
 # One scenario on nodes that Slurm allocates: starts agents as a job array, waits for them, submits the scenario,
 # watches it, makes the report, and drains the agents.
 #
-#   export REGATTA_COORDINATOR=https://bench.example:7600 REGATTA_TOKEN_FILE=$HOME/.regatta/token
+#   export REGATTA_COORDINATOR=https://bench.example:7600 REGATTA_CA=$HOME/regatta/ca.crt
+#   export REGATTA_TOKEN_FILE=$HOME/regatta/token REGATTA_TOKENS=$HOME/regatta/tokens
 #   deploy/slurm/run.sh 4 scenarios/tinyllama.toml --out report -- --gpus-per-node=8 --time=04:00:00
 #
 # First the number of nodes and the scenario; then options for 'regatta run'; behind '--' options for sbatch.
 # Ends with the exit code of 'regatta run': 0 all cells ok, 4 some are not.
 #
-# REGATTA_AGENT_TOKEN_FILE names the agents' token, where it is another one than yours.
+# REGATTA_TOKEN_FILE is your own token (submitter), REGATTA_TOKENS the folder of the nodes' tokens.
 # REGATTA_WAIT says how many seconds to wait for the nodes [default: 3600].
 
 set -eu
@@ -40,15 +41,15 @@ print(sum(a["state"] in ("ready", "busy") and a["labels"].get("slurm-job") == sy
 }
 
 # The states of the tasks of our job that have not ended.
-tasks() { squeue --noheader --array --jobs="$job" --format=%T 2>/dev/null; }
+tasks() { squeue --noheader --array --jobs="$job" --format=%T || echo UNKNOWN; }
 
 drain() {
     trap - EXIT INT TERM
     # Those that wait for a node have nothing to drain.
-    scancel --state=PENDING "$job" 2>/dev/null || true
+    scancel --state=PENDING "$job" || true
     # SIGTERM to the agents alone: each ends its repetition and delivers what it has. Slurm's own cancel would kill
     # them half a minute later.
-    scancel --batch --signal=TERM "$job" 2>/dev/null || true
+    scancel --batch --signal=TERM "$job" || true
     for _ in $(seq 120); do
         [ -n "$(tasks)" ] || return 0
         sleep 1
@@ -57,7 +58,8 @@ drain() {
     scancel "$job" || true
 }
 
-job=$(REGATTA_TOKEN_FILE=${REGATTA_AGENT_TOKEN_FILE:-${REGATTA_TOKEN_FILE:-}} \
+# Your own token stays here.
+job=$(env -u REGATTA_TOKEN -u REGATTA_TOKEN_FILE \
     sbatch --parsable --array="0-$((nodes - 1))" "$@" "$here/regatta-agents.sbatch")
 job=${job%%;*}
 trap drain EXIT

@@ -103,7 +103,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// Reads events until one satisfies `wanted`; it must come before the program ends.
-    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         loop {
             let mut line = String::new();
             assert!(self.lines.read_line(&mut line).unwrap() > 0, "the program ended before the event came");

@@ -6,6 +6,8 @@
 mod bad_input;
 #[cfg(test)]
 mod faults;
+#[cfg(all(test, unix))]
+mod fleet;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

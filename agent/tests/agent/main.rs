@@ -4,6 +4,7 @@
 mod barrier;
 #[cfg(test)]
 mod common;
+#[cfg(test)]
 mod credentials;
 #[cfg(test)]
 mod session;

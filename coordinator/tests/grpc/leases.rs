@@ -116,8 +116,14 @@ async fn a_refused_trial_is_offered_again_after_a_while() {
         assert_eq!(epoch, attempt);
         let reject = pb::Reject { trial_id: trial.id, epoch, reason: "busy".to_owned(), leaving: false };
         agent.send(ToCoordinator::Reject(reject)).await;
-        // The answer to this one comes after the refusal has been heard.
-        server.people().await.list_agents(pb::ListAgentsRequest {}).await.unwrap();
+        // Whose lease it is gets looked up before the refusal is heard.
+        let mut people = server.people().await;
+        loop {
+            let agents = people.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner().agents;
+            if agents.iter().all(|agent| agent.trials.is_empty()) {
+                break;
+            }
+        }
         tokio::time::advance(Duration::from_secs(6)).await;
     }
     let cells = server.reader.cells(&"run-a".parse().unwrap()).await.unwrap();

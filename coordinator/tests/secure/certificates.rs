@@ -12,7 +12,7 @@ use crate::support::{Agent, Authority, Files, Server, channel, hello, list_runs,
 /// The way to a coordinator with TLS.
 fn over_tls(server: &Server, ca: PathBuf, identity: Option<&Files>) -> Connection {
     let uri = Connection::parse(&format!("https://{}", server.addr)).unwrap();
-    Connection { uri, ca: Some(ca), identity: identity.and_then(Files::pair), token: TokenSource::None }
+    Connection { uri, ca: Some(ca), identity: identity.map(Files::pair), token: TokenSource::None }
 }
 
 /// Why a call over this connection fails, in plain words.

@@ -133,9 +133,8 @@ async fn calls_and_connections_of_one_peer_are_bounded() {
             let mut third = TcpStream::connect(server.addr).await.unwrap();
             let mut bytes = [0; 64];
             let closed = third.read(&mut bytes);
-            match tokio::time::timeout(Duration::from_millis(500), closed).await {
-                Ok(Ok(0) | Err(_)) => break,
-                _ => {}
+            if let Ok(Ok(0) | Err(_)) = tokio::time::timeout(Duration::from_millis(500), closed).await {
+                break;
             }
         }
     })

@@ -183,8 +183,8 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn pair(&self) -> Option<(PathBuf, PathBuf)> {
-        Some((self.cert.clone(), self.key.clone()))
+    pub(crate) fn pair(&self) -> (PathBuf, PathBuf) {
+        (self.cert.clone(), self.key.clone())
     }
 }
 

@@ -62,6 +62,7 @@ async fn seen(store: &Store, agent: &str) {
         boot_id: "boot".to_owned(),
         version: "0.1.0".to_owned(),
         host: BTreeMap::new(),
+        labels: BTreeMap::new(),
         workers: Vec::new(),
         devices: Vec::new(),
     };

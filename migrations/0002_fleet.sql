@@ -53,8 +53,8 @@ CREATE TABLE barriers (
     cell_hash           BLOB    NOT NULL CHECK (length(cell_hash) = 32),
     repetition          INTEGER NOT NULL CHECK (repetition >= 0),
     replicas            INTEGER NOT NULL CHECK (replicas > 1),
-    -- Between the first and the last replica that said it had begun, by the coordinator's monotonic clock. NULL where
-    -- not all of them did.
+    -- From the release to the moment when the last replica said it had begun, by the coordinator's monotonic clock: an
+    -- upper bound of how far apart they began. NULL where not all of them said so.
     skew_ns             INTEGER CHECK (skew_ns >= 0),
     released_at_unix_ns INTEGER NOT NULL,
     PRIMARY KEY (group_id, epoch, cell_hash, repetition)

@@ -12,6 +12,7 @@ use regatta_models::library::Library;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::barriers::Barriers;
 use crate::config::AgentConfig;
 use crate::devices;
 use crate::process::Surroundings;
@@ -113,6 +114,7 @@ impl Agent {
         };
         let timing = self.config.timing.clone();
         let lease = Lease::new(timing.lease);
+        let barriers = Barriers::default();
         let (progress, progress_receiver) = mpsc::channel(PROGRESS);
         let context = Arc::new(Context {
             workers: self.found.workers,
@@ -120,6 +122,7 @@ impl Agent {
             store: self.store,
             spool: self.spool.clone(),
             lease: lease.clone(),
+            barriers: barriers.clone(),
             progress,
             timing: timing.clone(),
         });
@@ -130,6 +133,7 @@ impl Agent {
             timing,
             spool: self.spool,
             lease,
+            barriers,
             progress: progress_receiver,
             rng: ChaCha8Rng::seed_from_u64(boot.as_u64_pair().1),
         };

@@ -97,6 +97,8 @@ pub struct Timing {
     pub drain: Duration,
     /// The current repetition when the agent leaves.
     pub leave: Duration,
+    /// A replica's wait for the others: they may have to make and load weights first.
+    pub barrier: Duration,
 }
 
 impl Default for Timing {
@@ -116,6 +118,7 @@ impl Default for Timing {
             ack: Duration::from_mins(1),
             drain: Duration::from_secs(10),
             leave: Duration::from_mins(2),
+            barrier: Duration::from_hours(3),
         }
     }
 }

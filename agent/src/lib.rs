@@ -6,6 +6,7 @@
 //! - [`Agent`]: start and run; [`config`]: what it has to be told.
 //! - [`devices`], [`workers`]: what is here.
 //! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
+//! - `barriers`: replicas that begin their repetitions together.
 //! - `process`: child processes, their groups, frames, last words and ends.
 //! - [`spool`]: records on disk.
 //! - `session`: the one stream to the coordinator.
@@ -14,6 +15,7 @@
 //! found by id under one root.
 
 mod agent;
+mod barriers;
 pub mod config;
 pub mod devices;
 mod process;

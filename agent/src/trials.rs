@@ -1,6 +1,7 @@
 //! The trials that this agent holds: taking them, stopping them, and knowing which were given back.
 //!
-//! A trial runs in a task of its own and outlives the connection it came by. One per device.
+//! A trial runs in a task of its own and outlives the connection it came by. One per device; another one that comes while
+//! the first is already stopping is kept until the device is free.
 
 mod caps;
 
@@ -55,9 +56,33 @@ pub(crate) struct Trials {
 #[derive(Default)]
 struct State {
     held: BTreeMap<TrialKey, Held>,
+    /// Trials whose device is about to be free.
+    next: BTreeMap<DeviceId, (TrialKey, Trial)>,
     releases: Vec<Release>,
     /// No new trial is taken.
     closed: bool,
+}
+
+impl State {
+    /// Gives back trials that have not begun.
+    fn release_next(&mut self, which: impl Fn(&TrialKey) -> bool, reason: &str) {
+        let Self { next, releases, .. } = self;
+        next.retain(|_, (key, _)| {
+            if which(key) {
+                releases.push(Release { key: key.clone(), reason: reason.to_owned() });
+            }
+            !which(key)
+        });
+    }
+}
+
+/// Whether a device can take a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Now.
+    Free,
+    /// When the trial that is there has stopped.
+    SoonFree,
 }
 
 struct Held {
@@ -78,7 +103,15 @@ impl Trials {
         let key = TrialKey { trial: trial.id.clone(), epoch: Epoch(assign.epoch) };
         caps::check(&trial).map_err(Refusal::Because)?;
         self.check_device(&trial)?;
-        self.check_free(&trial, &key)?;
+        if self.check_free(&trial, &key)? == Place::SoonFree {
+            self.park(trial, key);
+            return Ok(());
+        }
+        self.begin(trial, key).await
+    }
+
+    /// Starts a trial whose device is free.
+    async fn begin(&mut self, trial: Trial, key: TrialKey) -> Result<(), Refusal> {
         if self.context.spool.holds(key.trial.clone(), key.epoch).await {
             return self.already_measured(&key).await;
         }
@@ -102,20 +135,23 @@ impl Trials {
         Ok(())
     }
 
-    fn check_free(&self, trial: &Trial, key: &TrialKey) -> Result<(), Refusal> {
+    fn check_free(&self, trial: &Trial, key: &TrialKey) -> Result<Place, Refusal> {
         let state = self.lock();
-        if state.held.contains_key(key) {
+        if state.held.contains_key(key) || state.next.values().any(|(next, _)| next == key) {
             return Err(Refusal::AlreadyHere);
         }
         if state.closed {
             return Err(Refusal::Leaving);
         }
         let Some((other, held)) = state.held.iter().find(|(_, held)| held.device == trial.device) else {
-            return Ok(());
+            return Ok(Place::Free);
         };
         if other.trial == key.trial && other.epoch < key.epoch {
             // Somebody decided that we had lost it: then it makes no sense to go on under the old lease.
             held.stop.send_modify(|stop| *stop = Stop::Kill);
+        }
+        if *held.stop.borrow() != Stop::No {
+            return Ok(Place::SoonFree);
         }
         Err(Refusal::because(format!("{} is busy with trial {other}", trial.device)))
     }
@@ -129,6 +165,31 @@ impl Trials {
             return Err(Refusal::AlreadyHere);
         }
         Err(Refusal::because("an earlier process of this agent measured under this lease and was interrupted"))
+    }
+
+    /// Keeps a trial until its device is free. Of two that come, the later one knows better.
+    fn park(&self, trial: Trial, key: TrialKey) {
+        tracing::info!(trial = %key, device = %trial.device, "a trial waits until its device is free");
+        let mut state = self.lock();
+        if let Some((earlier, _)) = state.next.insert(trial.device, (key, trial)) {
+            state.releases.push(Release { key: earlier, reason: "another trial came for its device".to_owned() });
+        }
+    }
+
+    /// Starts the trials that have waited for a device that is free now.
+    pub(crate) async fn start_next(&mut self) {
+        while let Some((key, trial)) = self.take_next() {
+            if let Err(Refusal::Because(reason)) = self.begin(trial, key.clone()).await {
+                self.lock().releases.push(Release { key, reason });
+            }
+        }
+    }
+
+    fn take_next(&self) -> Option<(TrialKey, Trial)> {
+        let mut state = self.lock();
+        let busy = |device: &DeviceId| state.held.values().any(|held| held.device == *device);
+        let device = *state.next.keys().find(|device| !busy(device))?;
+        state.next.remove(&device)
     }
 
     fn start(&mut self, trial: Trial, key: TrialKey) {
@@ -152,9 +213,11 @@ impl Trials {
 
     /// Stops a trial after its repetition, for a person who cancelled it.
     pub(crate) fn cancel(&self, key: &TrialKey) {
-        if let Some(held) = self.lock().held.get(key) {
+        let mut state = self.lock();
+        if let Some(held) = state.held.get(key) {
             held.stop.send_if_modified(|stop| raise(stop, Stop::Cancel));
         }
+        state.release_next(|next| next == key, "cancelled before it began");
     }
 
     /// Takes no more trials and stops all of them.
@@ -164,6 +227,7 @@ impl Trials {
         for held in state.held.values() {
             held.stop.send_if_modified(|stop| raise(stop, level));
         }
+        state.release_next(|_| true, "the agent is leaving");
     }
 
     /// Drops a trial whose end the coordinator has from elsewhere.
@@ -173,9 +237,10 @@ impl Trials {
         }
     }
 
-    /// The trials that are being measured.
+    /// The trials that are being measured, or wait for their device.
     pub(crate) fn held(&self) -> Vec<TrialKey> {
-        self.lock().held.keys().cloned().collect()
+        let state = self.lock();
+        state.held.keys().chain(state.next.values().map(|(key, _)| key)).cloned().collect()
     }
 
     /// Trials that were given back since the last call.

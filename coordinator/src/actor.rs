@@ -2,6 +2,8 @@
 //!
 //! Leases are judged on the coordinator's monotonic clock. After a restart every lease gets its full length again.
 
+mod groups;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -14,8 +16,9 @@ use regatta_core::trial::{Epoch, Trial, TrialState};
 use regatta_proto::pb;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_store::{
-    CancelRun, Cancelled, ForgetAgent, Granted, Lease, Leased, NewRun, Reader, Release, ReleaseReason, Released,
-    ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError, Submitted, Took, TrialRecord, Writer,
+    CancelRun, Cancelled, EndedCell, ForgetAgent, Granted, Lease, Leased, NewRun, Reader, Release, ReleaseReason,
+    Released, ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError, Submitted, Took,
+    TrialRecord, Writer,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -24,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{info, warn};
 
+pub(crate) use self::groups::Gate;
 use crate::health::Health;
 use crate::scheduler::{self, Action, Hold, Host, Outlook, Snapshot, TrialView};
 use crate::server::Config;
@@ -102,6 +106,12 @@ pub(crate) enum Event {
     Rejected { session: SessionId, trial: TrialId, epoch: Epoch, reason: String, leaving: bool },
     /// Records of a lease were stored.
     Records { session: SessionId, trial: TrialId, epoch: Epoch, run: RunId },
+    /// A replica is ready for a repetition.
+    AtBarrier { session: SessionId, gate: Gate },
+    /// A replica has begun a repetition, as was heard at that time.
+    PassedBarrier { gate: Gate, at: Instant },
+    /// Cells of a lease have failed, and are stored as failed.
+    CellsFailed { trial: TrialId, epoch: Epoch, ended: Vec<EndedCell> },
     /// The end of a lease was stored, with what became of the trial.
     Finished { trial: TrialId, epoch: Epoch, run: RunId, state: Option<TrialState>, failure: Option<String> },
     /// What an agent is doing.
@@ -207,6 +217,8 @@ pub(crate) struct Actor {
     health: Health,
     snapshot: Snapshot,
     trials: HashMap<TrialId, Tracked>,
+    /// Groups whose replicas come to barriers.
+    groups: groups::Groups,
     /// How long work takes, as far as it was asked for.
     durations: HashMap<Digest, Duration>,
     outlooks: HashMap<RunId, (Duration, Outlook)>,
@@ -235,6 +247,7 @@ impl Actor {
             health: Health::new(config.quarantine_after),
             snapshot: Snapshot::default(),
             trials: HashMap::new(),
+            groups: HashMap::new(),
             durations: HashMap::new(),
             outlooks: HashMap::new(),
             changed: true,
@@ -288,6 +301,9 @@ impl Actor {
             event,
             Event::Heartbeat { .. }
                 | Event::Records { .. }
+                | Event::AtBarrier { .. }
+                | Event::PassedBarrier { .. }
+                | Event::CellsFailed { .. }
                 | Event::Progress(_)
                 | Event::Agents { .. }
                 | Event::Outlooks { .. }
@@ -306,6 +322,11 @@ impl Actor {
                 self.renew(session, &trial, epoch);
                 self.notify(run);
             }
+            Event::AtBarrier { session, gate } => self.at_barrier(session, gate).await,
+            Event::PassedBarrier { gate, at } => {
+                self.passed_barrier(gate, at.saturating_duration_since(self.started)).await;
+            }
+            Event::CellsFailed { trial, epoch, ended } => self.cells_failed(&trial, epoch, &ended).await,
             Event::Finished { trial, epoch, run, state, failure } => {
                 self.finished(&trial, epoch, run, state, failure).await;
             }
@@ -465,7 +486,9 @@ impl Actor {
                 )));
             }
             open.link.stop.cancel();
-            self.agents.remove(&open.id);
+            let replaced = open.id;
+            self.agents.remove(&replaced);
+            self.barriers_without(replaced);
         }
         self.writer.write(hello.agent.clone()).await.map_err(|error| wire::status(&error))?;
         self.next_session += 1;
@@ -487,6 +510,7 @@ impl Actor {
     }
 
     fn close_session(&mut self, session: SessionId) {
+        self.barriers_without(session);
         if let Some(agent) = self.agents.remove(&session) {
             self.sessions.remove(&agent);
             self.snapshot.remove_host(&agent);
@@ -677,10 +701,13 @@ impl Actor {
 
     async fn try_release(&mut self, trial: &TrialId, epoch: Epoch, reason: ReleaseReason) -> Result<(), StoreError> {
         let members = self.snapshot.together(trial);
-        let agent = self.holder(trial, epoch);
+        // Where nobody is to blame, no agent is.
+        let blame = !matches!(reason, ReleaseReason::Apart(_));
+        let agent = self.holder(trial, epoch).filter(|_| blame);
         let (why, leaving) = (reason.to_string(), reason == ReleaseReason::Leaving);
         let released = self.writer.write(Release { trial: trial.clone(), epoch, reason }).await?;
         info!(%trial, epoch = epoch.0, ?released, "lease taken back");
+        self.forget_group(trial);
         // A group's other trials have lost their leases too: their agents need not wait to be told.
         for member in members.iter().filter(|member| *member != trial) {
             self.tell_to_stop(member);
@@ -733,7 +760,10 @@ impl Actor {
                     warn!(%trial, %error, "failed to read a trial again");
                 }
             }
-            Some(_) => self.delivered(trial, failure.is_some(), &members),
+            Some(_) => {
+                self.replica_ended(trial, epoch).await;
+                self.delivered(trial, failure.is_some(), &members);
+            }
             None => {}
         }
         match (agent, failure) {

@@ -12,6 +12,7 @@
 mod accept;
 mod actor;
 mod auth;
+pub mod barrier;
 mod export;
 mod health;
 mod http;

@@ -6,14 +6,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use regatta_core::cell::Outcome;
 use regatta_core::id::{AgentId, TrialId};
 use regatta_core::trial::Epoch;
 use regatta_proto::pb::agent_message::Message as FromAgent;
 use regatta_proto::pb::agent_service_server::AgentService;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_proto::{PROTOCOL, pb};
-use regatta_store::{Finished, Ingested, Reader, Store, Writer};
+use regatta_store::{Batch, Content, EndedCell, Finished, Ingested, Reader, Store, Writer};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -251,8 +253,14 @@ impl Open {
                 let reason = regatta_core::id::shown(&reject.reason);
                 actor.send(Event::Rejected { session, trial, epoch, reason, leaving: reject.leaving }).await
             }
-            Some(FromAgent::AtBarrier(_) | FromAgent::PassedBarrier(_)) => {
-                Err(Status::unimplemented("this coordinator holds no barriers yet"))
+            Some(FromAgent::AtBarrier(at)) => {
+                let gate = wire::gate(&at.trial_id, at.epoch, &at.cell_hash, at.repetition)?;
+                actor.send(Event::AtBarrier { session, gate }).await
+            }
+            Some(FromAgent::PassedBarrier(passed)) => {
+                let at = Instant::now();
+                let gate = wire::gate(&passed.trial_id, passed.epoch, &passed.cell_hash, passed.repetition)?;
+                actor.send(Event::PassedBarrier { gate, at }).await
             }
             Some(FromAgent::Hello(_)) => Err(Status::failed_precondition("hello comes once, as the first message")),
             // A message of a newer agent of the same protocol: additions are made so that they may be ignored.
@@ -264,6 +272,7 @@ impl Open {
         let batch = wire::batch(batch)?;
         let (trial, epoch) = (batch.trial.clone(), batch.epoch);
         let began = tokio::time::Instant::now();
+        let failed = failed_cells(&batch);
         let stored = match self.agents.writer.write(batch).await.map_err(|error| wire::status(&error))? {
             Ingested::Stored(stored) => stored,
             Ingested::UnknownLease => return Err(unknown_lease(&trial, epoch)),
@@ -276,6 +285,10 @@ impl Open {
         if let Some(from_seq) = stored.missing_from {
             self.send(Message::Missing(pb::Missing { trial_id: trial_id.clone(), epoch: epoch_number, from_seq }))
                 .await?;
+        }
+        if !failed.is_empty() && !stored.stale {
+            let (trial, ended) = (trial.clone(), failed);
+            self.agents.actor.send(Event::CellsFailed { trial, epoch, ended }).await?;
         }
         let durable_through_seq = stored.durable_through_seq;
         self.send(Message::Ack(pb::Ack { trial_id, epoch: epoch_number, durable_through_seq })).await?;
@@ -308,6 +321,15 @@ impl Open {
             }
         }
     }
+}
+
+/// Cells that did not end well.
+fn failed_cells(batch: &Batch) -> Vec<EndedCell> {
+    let ended = batch.records.iter().filter_map(|record| match &record.content {
+        Content::CellEnd(ended) if ended.outcome != Outcome::Ok => Some(ended.clone()),
+        _ => None,
+    });
+    ended.collect()
 }
 
 fn unknown_lease(trial: &TrialId, epoch: Epoch) -> Status {

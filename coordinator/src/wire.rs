@@ -20,6 +20,8 @@ use regatta_store::{
 };
 use tonic::{Code, Status};
 
+use crate::actor::Gate;
+
 use crate::actor::AgentView;
 use crate::scheduler::Outlook;
 
@@ -123,6 +125,13 @@ fn check_devices(agent: &regatta_core::id::AgentId, devices: Vec<Device>) -> Res
 pub(crate) fn lease(trial: &str, epoch: u32) -> Result<(TrialId, Epoch), Status> {
     let trial = convert::parse("trial_id", trial).map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok((trial, Epoch(epoch)))
+}
+
+/// A repetition that replicas begin together.
+pub(crate) fn gate(trial: &str, epoch: u32, cell: &[u8], repetition: u32) -> Result<Gate, Status> {
+    let (trial, epoch) = lease(trial, epoch)?;
+    let cell = Digest::try_from(cell).map_err(|error| Status::invalid_argument(format!("cell_hash: {error}")))?;
+    Ok(Gate { trial, epoch, cell: CellHash(cell), repetition })
 }
 
 /// A batch of records, each decoded. A record that can't be understood is stored as it is.

@@ -26,11 +26,13 @@ pub enum FailureKind {
     Spawn,
     /// The agent went away and its lease ran out.
     AgentLost,
+    /// Another replica of its group failed, so that the group as a whole did.
+    Replica,
 }
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OomDevice,
         Self::OomHost,
         Self::Crash,
@@ -41,6 +43,7 @@ impl FailureKind {
         Self::Engine,
         Self::Spawn,
         Self::AgentLost,
+        Self::Replica,
     ];
 
     /// The name in the database, exports and reports.
@@ -56,6 +59,7 @@ impl FailureKind {
             Self::Engine => "engine",
             Self::Spawn => "spawn",
             Self::AgentLost => "agent_lost",
+            Self::Replica => "replica",
         }
     }
 

@@ -9,7 +9,7 @@ use crate::id::WorkloadName;
 pub const DEFAULT_PROMPT_SEED: u64 = 42;
 
 /// Where the prompt's token ids come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prompt {
     /// Pseudo-random ids from a seed: the same on every backend and platform, no tokenizer needed.
@@ -39,7 +39,7 @@ impl Prompt {
 }
 
 /// What one timed execution does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Workload {
     /// Its name in the scenario.
     pub name: WorkloadName,

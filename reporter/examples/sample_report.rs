@@ -10,7 +10,12 @@ use regatta_reporter::{Format, ReportOptions, export, render};
 fn main() -> anyhow::Result<()> {
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "sample-report".to_owned()));
     let options = ReportOptions { generated_at: common::start(), source: "test data".to_owned(), svg: true };
-    let datasets = [("demo", common::demo()), ("troubled", common::troubled()), ("fleet", common::fleet())];
+    let datasets = [
+        ("demo", common::demo()),
+        ("troubled", common::troubled()),
+        ("fleet", common::fleet()),
+        ("scaling", common::scaling()),
+    ];
     for (name, dataset) in datasets {
         render(&dataset, &options, &folder.join(name))?;
         for format in Format::ALL {

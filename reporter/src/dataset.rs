@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::flag::{Flag, Flags};
-use regatta_core::id::{AgentId, RunId};
+use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey};
 use regatta_core::trial::Epoch;
@@ -69,6 +69,11 @@ pub struct CellResult {
     pub cell: Cell,
     /// Its hash.
     pub hash: CellHash,
+    /// The group that it was measured with, for one of several replicas that were tried.
+    pub group: Option<TrialId>,
+    /// How far apart the replicas of its group began at most, by lease and repetition, in nanoseconds. Missing where not
+    /// all of them said that they had begun.
+    pub skews: BTreeMap<(Epoch, u32), u64>,
     /// How it ended. `None` while it waits or runs.
     pub outcome: Option<Outcome>,
     /// What the worker said of the weights and the engine.
@@ -109,8 +114,17 @@ impl CellResult {
     pub fn new(cell: Cell, outcome: Option<Outcome>, epoch: Option<Epoch>, samples: Vec<Sample>) -> Self {
         let hash = cell.hash();
         let generate = cell.workload.generate;
-        let mut result =
-            Self { cell, hash, outcome, facts: None, samples: vec![], superseded: vec![], rejected: vec![] };
+        let mut result = Self {
+            cell,
+            hash,
+            group: None,
+            skews: BTreeMap::new(),
+            outcome,
+            facts: None,
+            samples: vec![],
+            superseded: vec![],
+            rejected: vec![],
+        };
         let counted = epoch.or_else(|| samples.iter().map(|s| s.key.epoch).max());
         for sample in samples {
             let SampleKey { epoch, repetition, .. } = sample.key;
@@ -128,6 +142,11 @@ impl CellResult {
     /// Names a sample that breaks a rule.
     pub fn reject(&mut self, epoch: Epoch, repetition: Option<u32>, reason: String) {
         self.rejected.push(Rejected { epoch, repetition, reason });
+    }
+
+    /// How far apart the replicas began at most at the repetition of this sample, in nanoseconds.
+    pub fn start_skew_ns(&self, sample: &Sample) -> Option<u64> {
+        self.skews.get(&(sample.key.epoch, sample.key.repetition)).copied()
     }
 
     /// Flags of any counted repetition.
@@ -160,5 +179,18 @@ impl Run {
     pub fn device(&self, cell: &Cell) -> Option<&Device> {
         let host = self.hosts.iter().find(|h| h.agent == cell.agent)?;
         host.devices.iter().find(|d| d.id == cell.device)
+    }
+
+    /// What the cell's device has in common with others of its kind: `cuda NVIDIA H100`.
+    pub fn kind_of_device(&self, cell: &Cell) -> String {
+        let name = self.device(cell).map(|device| format!(" {}", device.name)).unwrap_or_default();
+        format!("{}{name}", cell.device.kind)
+    }
+
+    /// The machine of a cell's device. Agents of the same host name are taken to share one.
+    pub fn machine(&self, cell: &Cell) -> String {
+        let host = self.hosts.iter().find(|host| host.agent == cell.agent);
+        let name = host.and_then(|host| host.facts.get("hostname"));
+        name.map_or_else(|| format!("agent {}", cell.agent), Clone::clone)
     }
 }

@@ -8,7 +8,8 @@ use regatta_core::sample::Sample;
 use regatta_core::scenario;
 use regatta_core::trial::Epoch;
 use regatta_core::worker::WorkerInfo;
-use regatta_store::{CellRecord, Reader, RejectedSample, RunDevice, StoreError, WorkerRecord};
+use regatta_core::workload::Workload;
+use regatta_store::{Begun, CellRecord, Reader, RejectedSample, RunDevice, StoreError, TrialRecord, WorkerRecord};
 
 use crate::dataset::{CellResult, Dataset, Host, Rejected, Run, WorkerFacts};
 use crate::error::{ReportError, Result};
@@ -43,14 +44,16 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     for sample in reader.all_samples(id).await? {
         samples.entry(sample.key.cell).or_default().push(sample);
     }
+    let groups = Groups::new(&records, &reader.trials(id).await?, reader.begun(id).await?);
     let hosts = hosts(reader.run_devices(id).await?, &records, &workers);
     let cell = |record: CellRecord| {
         let facts = facts(&record, &workers);
         let samples = samples.remove(&record.hash).unwrap_or_default();
         let refused = refused.remove(&record.hash).unwrap_or_default();
+        let (group, skews) = groups.of(&record);
         let mut result = CellResult::new(record.cell, record.outcome, record.epoch, samples);
         result.rejected.extend(refused);
-        CellResult { hash: record.hash, facts, ..result }
+        CellResult { hash: record.hash, group, skews, facts, ..result }
     };
     // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
     let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();
@@ -67,6 +70,34 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
         cells: records.into_iter().map(cell).collect(),
         rejected,
     })
+}
+
+/// Groups of replicas by trial, and how far apart the repetitions of their cells began.
+struct Groups {
+    of_trial: HashMap<TrialId, TrialId>,
+    /// By group and workload: what is stored for the cell of replica 0 holds for all of them.
+    skews: HashMap<(TrialId, Workload), BTreeMap<(Epoch, u32), u64>>,
+}
+
+impl Groups {
+    fn new(cells: &[CellRecord], trials: &[TrialRecord], begun: Vec<Begun>) -> Self {
+        let of_trial = trials.iter().filter_map(|trial| Some((trial.id.clone(), trial.group.as_ref()?.id.clone())));
+        let mut skews: HashMap<_, BTreeMap<_, _>> = HashMap::new();
+        for Begun { group, epoch, cell, repetition, skew, .. } in begun {
+            let Some(cell) = cells.iter().find(|record| record.hash == cell) else { continue };
+            let skew = u64::try_from(skew.as_nanos()).unwrap_or(u64::MAX);
+            let key = (group, cell.cell.workload.as_ref().clone());
+            skews.entry(key).or_default().insert((epoch, repetition), skew);
+        }
+        Self { of_trial: of_trial.collect(), skews }
+    }
+
+    /// The cell's group, and the skews of its repetitions.
+    fn of(&self, record: &CellRecord) -> (Option<TrialId>, BTreeMap<(Epoch, u32), u64>) {
+        let group = record.trial.as_ref().and_then(|trial| self.of_trial.get(trial)).cloned();
+        let key = group.clone().map(|group| (group, record.cell.workload.as_ref().clone()));
+        (group, key.and_then(|key| self.skews.get(&key)).cloned().unwrap_or_default())
+    }
 }
 
 /// Refused samples by cell, and those that could not be read far enough to name one.

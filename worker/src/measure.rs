@@ -46,6 +46,11 @@ pub trait Observer {
     /// A warm-up repetition is over: how many so far, and how long this one took, in nanoseconds.
     fn warmed(&mut self, repetitions: u32, duration_ns: u64) -> Result<(), Halt>;
 
+    /// Everything is ready for a repetition that is to be measured. Its clock starts as soon as this returns.
+    fn begins(&mut self, _repetition: u32) -> Result<(), Halt> {
+        Ok(())
+    }
+
     /// A repetition was measured.
     fn measured(&mut self, sample: Sample) -> Result<(), Halt>;
 }
@@ -79,7 +84,9 @@ pub fn measure(
     let mut first = None;
     let warm = warm_up(session, input, tokenizer, &conditions.policy.warmup, &mut record, observer, &mut first)?;
     for repetition in 0..conditions.policy.repetitions {
-        let started_at = repeat(session, input, tokenizer, &mut record)?;
+        session.reset()?;
+        observer.begins(repetition)?;
+        let started_at = execute(session, input, tokenizer, &mut record)?;
         let first = first.get_or_insert_with(|| First::of(&record));
         let sample = sample(repetition, started_at, input, conditions, &record, warm, first);
         observer.measured(sample)?;
@@ -124,7 +131,8 @@ fn warm_up(
                 return Ok(Warm { repetitions, stable });
             }
         }
-        repeat(session, input, tokenizer, record)?;
+        session.reset()?;
+        execute(session, input, tokenizer, record)?;
         durations.push(record.end);
         first.get_or_insert_with(|| First::of(record));
         observer.warmed(u32::try_from(durations.len()).unwrap_or(u32::MAX), record.end)?;
@@ -197,14 +205,13 @@ impl Record {
     }
 }
 
-/// Runs the workload once and takes the times. Returns the wall-clock time of its start.
-fn repeat(
+/// Runs the workload once in a session that was reset, and takes the times. Returns the wall-clock time of its start.
+fn execute(
     session: &mut dyn Session,
     input: &Input<'_>,
     tokenizer: Option<&Tokenizer>,
     record: &mut Record,
 ) -> Result<Timestamp, BackendError> {
-    session.reset()?;
     let started_at = Timestamp::now();
     let start = Instant::now();
     if let Some(ids) = input.ids() {

@@ -1,8 +1,9 @@
 //! The worker as an agent's child: one trial, from the first frame to the last.
 //!
 //! Two threads. The *engine* thread owns model and clock: it loads, warms up, measures, and between repetitions writes
-//! frames and waits for the agent's answer, so that nothing else moves while it measures. The *orders* thread blocks on
-//! standard input; when that closes while there is work, the agent is gone and the process dies at once.
+//! frames and waits for the agent's answer, so that nothing else moves while it measures. A replica of a group also waits
+//! before each repetition until all of them are ready. The *orders* thread blocks on standard input; when that closes while
+//! there is work, the agent is gone and the process dies at once.
 
 use std::any::Any;
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Outcome;
+use regatta_core::failure::FailureKind;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::metrics::faster_than_physics;
 use regatta_core::policy::Exclusive;
@@ -64,10 +66,12 @@ pub enum RunError {
 }
 
 /// What the agent says after the trial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Order {
     Continue,
     Stop,
+    /// The replicas begin a repetition together; or never do, for the reason given.
+    Barrier(Result<(), String>),
 }
 
 /// A trial as it came.
@@ -120,6 +124,9 @@ fn listen(orders: &SyncSender<Order>, done: &AtomicBool) {
         let order = match frame::read::<pb::ToWorker>(&mut io::stdin().lock()) {
             Ok(Some(pb::ToWorker { message: Some(to_worker::Message::Continue(_)) })) => Order::Continue,
             Ok(Some(pb::ToWorker { message: Some(to_worker::Message::Stop(_)) })) => Order::Stop,
+            Ok(Some(pb::ToWorker { message: Some(to_worker::Message::OpenBarrier(open)) })) => {
+                Order::Barrier(if open.abandon.is_empty() { Ok(()) } else { Err(open.abandon) })
+            }
             Ok(Some(_)) => continue,
             Ok(None) | Err(_) => break,
         };
@@ -148,18 +155,32 @@ impl Link {
 
     /// Waits for the answer to a sample.
     fn wait(&mut self) -> Result<(), Halt> {
+        self.receive().map(drop)
+    }
+
+    /// Waits until the replicas begin together.
+    fn wait_at_barrier(&mut self) -> Result<(), Halt> {
+        loop {
+            if let Order::Barrier(opened) = self.receive()? {
+                return opened
+                    .map_err(|reason| Halt::Failed(BackendError { kind: FailureKind::Replica, detail: reason }));
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<Order, Halt> {
         let order = self.inbox.recv().map_err(|_| Halt::Disconnected)?;
         self.heed(order)
     }
 
     /// Looks for a stop without waiting.
     fn poll(&mut self) -> Result<(), Halt> {
-        self.inbox.try_recv().map_or(Ok(()), |order| self.heed(order))
+        self.inbox.try_recv().map_or(Ok(()), |order| self.heed(order).map(drop))
     }
 
-    fn heed(&mut self, order: Order) -> Result<(), Halt> {
+    fn heed(&mut self, order: Order) -> Result<Order, Halt> {
         self.stopped |= order == Order::Stop;
-        if self.stopped { Err(Halt::Stopped) } else { Ok(()) }
+        if self.stopped { Err(Halt::Stopped) } else { Ok(order) }
     }
 }
 
@@ -277,7 +298,9 @@ impl Loaded {
             _ => None,
         };
         let (repetitions, weight_bytes) = (assignment.trial.policy.repetitions, self.info.weight_bytes);
-        let mut reporter = Reporter { link, fault, repetitions, weight_bytes };
+        let in_group = assignment.trial.group.as_ref().is_some_and(|group| group.replicas > 1);
+        let barrier = in_group.then(|| cell.hash.0.as_bytes().to_vec());
+        let mut reporter = Reporter { link, fault, repetitions, weight_bytes, barrier };
         let mut session = self.backend.open(&input.plan)?;
         measure::measure(&mut *session, &input, self.tokenizer.as_ref(), &conditions, &mut reporter)
     }
@@ -321,12 +344,24 @@ struct Reporter<'l> {
     repetitions: u32,
     /// Bytes that a decode step reads.
     weight_bytes: u64,
+    /// The cell, as messages name it, where its repetitions begin together with those of other replicas.
+    barrier: Option<Vec<u8>>,
 }
 
 impl Observer for Reporter<'_> {
     fn warmed(&mut self, repetitions: u32, duration_ns: u64) -> Result<(), Halt> {
         self.link.send(from_worker::Message::Warmup(pb::WarmupRepetition { repetitions, duration_ns }))?;
         self.link.poll()
+    }
+
+    /// Both messages are written before the clock starts, by this thread: nothing is written while it runs.
+    fn begins(&mut self, repetition: u32) -> Result<(), Halt> {
+        let Some(cell_hash) = self.barrier.clone() else { return Ok(()) };
+        let passed =
+            from_worker::Message::BarrierPassed(pb::BarrierPassed { cell_hash: cell_hash.clone(), repetition });
+        self.link.send(from_worker::Message::AtBarrier(pb::ReadyAtBarrier { cell_hash, repetition }))?;
+        self.link.wait_at_barrier()?;
+        self.link.send(passed)
     }
 
     fn measured(&mut self, mut sample: Sample) -> Result<(), Halt> {

@@ -180,6 +180,7 @@ fn a_trial_is_told_frame_by_frame() {
             from_worker::Message::CellEnded(_) => "ended",
             from_worker::Message::TrialEnded(_) => "trial ended",
             from_worker::Message::LoadFailed(_) => "load failed",
+            from_worker::Message::AtBarrier(_) | from_worker::Message::BarrierPassed(_) => "barrier",
         })
         .collect();
     let cell = ["started", "warmup", "sample", "sample", "sample", "ended"];

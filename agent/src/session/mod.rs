@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use regatta_core::cell::CellHash;
 use regatta_core::device::Device;
+use regatta_core::digest::Digest;
 use regatta_core::trial::Epoch;
 use regatta_models::library::Library;
 use regatta_net::{Connection, ConnectionError, chain, explain};
@@ -29,6 +31,7 @@ use self::backoff::Backoff;
 use self::departure::Departure;
 pub use self::departure::Shutdown;
 use self::outbox::{BATCH_BYTES, Next, Outbox};
+use crate::barriers::{Barriers, Gate};
 use crate::config::Timing;
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{Head, TrialKey};
@@ -88,9 +91,9 @@ pub(crate) struct Identity {
     /// Answers to `probe`, as JSON.
     pub(crate) workers: Vec<String>,
     pub(crate) host: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Where its artifacts are.
     pub(crate) library: Library,
-    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// What a session is made of.
@@ -100,6 +103,7 @@ pub(crate) struct Setup {
     pub(crate) timing: Timing,
     pub(crate) spool: SpoolHandle,
     pub(crate) lease: Lease,
+    pub(crate) barriers: Barriers,
     pub(crate) progress: mpsc::Receiver<pb::Progress>,
     /// Source of jitter.
     pub(crate) rng: ChaCha8Rng,
@@ -125,6 +129,7 @@ pub(crate) struct Session {
     spool: SpoolHandle,
     trials: Trials,
     lease: Lease,
+    barriers: Barriers,
     progress: mpsc::Receiver<pb::Progress>,
     departure: Departure,
     rng: ChaCha8Rng,
@@ -155,6 +160,7 @@ enum Event {
     Taken,
     Flush,
     TrialEnded,
+    Barrier,
     Progress(pb::Progress),
     Overdue,
     Departure,
@@ -162,7 +168,7 @@ enum Event {
 
 impl Session {
     pub(crate) fn new(setup: Setup, trials: Trials, shutdown: Shutdown) -> Self {
-        let Setup { identity, connection, timing, spool, lease, progress, rng } = setup;
+        let Setup { identity, connection, timing, spool, lease, barriers, progress, rng } = setup;
         let departure = Departure::new(shutdown);
         Self {
             identity,
@@ -171,6 +177,7 @@ impl Session {
             spool,
             trials,
             lease,
+            barriers,
             progress,
             departure,
             rng,
@@ -221,7 +228,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = self.departure.wait() => {}
-                () = trial_ended.notified() => {}
+                () = trial_ended.notified() => self.trials.start_next().await,
                 () = sleep_until(until) => return,
             }
         }
@@ -274,6 +281,7 @@ impl Session {
         }
         // What was done while nobody could watch is not shown as if it were now.
         while self.progress.try_recv().is_ok() {}
+        self.barriers.forget_told();
         self.lease.renew();
         tracing::info!(agent = %self.identity.agent, "connected to the coordinator");
     }
@@ -300,6 +308,7 @@ impl Session {
                 _ = taken.changed() => Event::Taken,
                 () = until(flush_at) => Event::Flush,
                 () = trial_ended.notified() => Event::TrialEnded,
+                () = self.barriers.changed() => Event::Barrier,
                 Some(progress) = self.progress.recv() => Event::Progress(progress),
                 () = until(overdue_at) => Event::Overdue,
             };
@@ -317,7 +326,14 @@ impl Session {
                 let delay = if waiting >= BATCH_BYTES as u64 { Duration::ZERO } else { self.timing.batch };
                 link.flush_within(delay);
             }
-            Event::TrialEnded => link.flush_within(Duration::ZERO),
+            Event::TrialEnded => {
+                self.trials.start_next().await;
+                link.flush_within(Duration::ZERO);
+            }
+            Event::Barrier => {
+                self.tell_begun(link)?;
+                link.flush_within(Duration::ZERO);
+            }
             Event::Progress(progress) => {
                 if link.outbound.capacity() > RESERVED {
                     let _ = link.outbound.try_send(message(agent_message::Message::Progress(progress)));
@@ -373,8 +389,9 @@ impl Session {
                 tracing::info!(reason = text::clean(&away.reason), "the coordinator is about to stop");
             }
             Some(M::Hello(_)) => return Err(Ended::Lost("the coordinator said hello twice".to_owned())),
-            // No trial of this agent waits at a barrier; and a kind of message that a newer coordinator knows.
-            Some(M::ReleaseBarrier(_)) | None => {}
+            Some(M::ReleaseBarrier(release)) => self.release_barrier(&release),
+            // A kind of message that a newer coordinator knows.
+            None => {}
         }
         Ok(())
     }
@@ -442,7 +459,59 @@ impl Session {
                 None => break,
             }
         }
-        self.send_releases(link).await
+        self.send_releases(link).await?;
+        self.tell_waiting(link).await
+    }
+
+    /// Tells of replicas that wait at a barrier, each behind its records: the coordinator then knows how the cells before
+    /// ended, and nothing is left to be sent while the repetition is measured.
+    async fn tell_waiting(&self, link: &mut Link) -> Result<(), Ended> {
+        let untold = self.barriers.untold();
+        if untold.is_empty() {
+            return Ok(());
+        }
+        let heads = self.spool.heads().await;
+        for (key, gate) in untold {
+            if !link.outbox.has_sent_all(&key, &heads) {
+                continue;
+            }
+            let at = pb::AtBarrier {
+                trial_id: key.trial.to_string(),
+                epoch: key.epoch.0,
+                cell_hash: gate.cell.0.as_bytes().to_vec(),
+                repetition: gate.repetition,
+            };
+            if link.send(agent_message::Message::AtBarrier(at))? {
+                self.barriers.told(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of replicas that have begun. Late it would be no news, so it is said now or never.
+    fn tell_begun(&self, link: &mut Link) -> Result<(), Ended> {
+        for (key, gate) in self.barriers.take_begun() {
+            let passed = pb::PassedBarrier {
+                trial_id: key.trial.to_string(),
+                epoch: key.epoch.0,
+                cell_hash: gate.cell.0.as_bytes().to_vec(),
+                repetition: gate.repetition,
+            };
+            link.send(agent_message::Message::PassedBarrier(passed))?;
+        }
+        Ok(())
+    }
+
+    /// The coordinator's word for a replica that waits.
+    fn release_barrier(&self, release: &pb::ReleaseBarrier) {
+        let Some(key) = key(&release.trial_id, release.epoch) else { return };
+        let Ok(cell) = Digest::try_from(release.cell_hash.as_slice()) else {
+            tracing::warn!(trial = %key, "a barrier of no cell");
+            return;
+        };
+        let reason = text::clean(&release.abandon);
+        let word = if reason.is_empty() { Ok(()) } else { Err(reason) };
+        self.barriers.answer(&key, Gate { cell: CellHash(cell), repetition: release.repetition }, word);
     }
 
     /// Sends one batch; `false` where it has to be tried again later.

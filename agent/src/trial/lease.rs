@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// When a sign was last seen that the coordinator renews leases.
 #[derive(Debug, Clone)]
@@ -38,6 +38,14 @@ impl Lease {
             if renewed.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Returns as soon as it has run out.
+    pub(crate) async fn run_out(&self) {
+        while !self.has_run_out() {
+            let until = *self.renewed.borrow() + self.lasts + Duration::from_nanos(1);
+            sleep_until(until).await;
         }
     }
 }

@@ -28,6 +28,7 @@ use self::lease::Lease;
 use self::pass::{Pass, Phase, Step};
 use self::verdict::Cut;
 use self::weights::{Ready, Store};
+use crate::barriers::{Barriers, Waiting, Word};
 use crate::config::Timing;
 use crate::process::{Process, Surroundings};
 use crate::spool::handle::SpoolHandle;
@@ -63,6 +64,7 @@ pub(crate) struct Context {
     pub(crate) surroundings: Surroundings,
     pub(crate) spool: SpoolHandle,
     pub(crate) lease: Lease,
+    pub(crate) barriers: Barriers,
     /// For live views. Full means that nobody looks: what doesn't fit is dropped.
     pub(crate) progress: mpsc::Sender<pb::Progress>,
     pub(crate) timing: Timing,
@@ -216,7 +218,11 @@ impl Run<'_> {
     ) -> Result<(Phase, Heard), Released> {
         let cells = self.trial.cells[self.ended..].to_vec();
         let mut pass = Pass::new(&cells, self.key.epoch, self.trial.policy.repetitions);
+        if self.trial.group.as_ref().is_some_and(|group| group.replicas > 1) {
+            pass = pass.of_replica();
+        }
         let mut clock = Clock::start("loading the model", self.context.timing.load);
+        let mut barrier = None;
         let start = self.start_message(ready);
         // A worker that is gone already shows on its output, with how it ended.
         if timeout_at(clock.deadline, process.send_start(&start)).await.is_err() {
@@ -228,7 +234,8 @@ impl Run<'_> {
                 biased;
                 stop = stopped(&mut self.stop, next_level(told)) => Event::Stop(stop),
                 frame = process.frames.next::<pb::FromWorker>() => Event::Frame(Box::new(frame)),
-                () = sleep_until(clock.deadline) => Event::Deadline,
+                word = word_at(&mut barrier, self.context) => Event::Word(word),
+                () = sleep_until(clock.deadline), if barrier.is_none() => Event::Deadline,
             };
             let frame = match event {
                 Event::Stop(stop) => {
@@ -237,7 +244,15 @@ impl Run<'_> {
                         return Ok((pass.phase(), Heard::Stop));
                     }
                     told = stop;
+                    leave(&mut barrier, &mut clock);
                     process.send(&to_worker(to_worker::Message::Stop(pb::Stop {}))).await;
+                    continue;
+                }
+                Event::Word(None) => return Err(self.give_up_barrier()),
+                Event::Word(Some(word)) => {
+                    leave(&mut barrier, &mut clock);
+                    let abandon = word.err().unwrap_or_default();
+                    process.send(&to_worker(to_worker::Message::OpenBarrier(pb::OpenBarrier { abandon }))).await;
                     continue;
                 }
                 Event::Deadline => return Ok((pass.phase(), Heard::Cut(clock.cut()))),
@@ -252,6 +267,20 @@ impl Run<'_> {
                 Ok(step) => step,
                 Err(rule) => return Ok((phase, Heard::Cut(Cut::Violation(rule)))),
             };
+            match step {
+                // One that was told to stop meanwhile ends the cell without waiting.
+                Step::AtBarrier(_) if told != Stop::No => continue,
+                Step::AtBarrier(gate) => {
+                    let waiting = self.context.barriers.wait(self.key.clone(), gate);
+                    barrier = Some(AtBarrier { waiting, since: Instant::now() });
+                    continue;
+                }
+                Step::Begun(_) if barrier.is_some() => {
+                    let rule = "a replica began before it was told to".to_owned();
+                    return Ok((phase, Heard::Cut(Cut::Violation(rule))));
+                }
+                _ => {}
+            }
             if let Some(heard) = self.take(step, worker, ready, process, &mut clock).await? {
                 return Ok((phase, heard));
             }
@@ -275,6 +304,9 @@ impl Run<'_> {
             }
             Step::CellStarted(cell) => self.progress(Some(cell), "warming up", 0, 0.0),
             Step::Warmup { cell, repetitions } => self.progress(Some(cell), "warming up", repetitions, 0.0),
+            // Handled where the wait is; and a worker that was stopped there does not begin.
+            Step::AtBarrier(_) => {}
+            Step::Begun(gate) => self.context.barriers.begun(self.key.clone(), gate),
             Step::Sample { cell, sample, repetitions, decode_rate, last } => {
                 if let Some(cut) = self.write_sample(*sample).await? {
                     return Ok(Some(Heard::Cut(cut)));
@@ -321,6 +353,14 @@ impl Run<'_> {
             _ = stopped(&mut self.stop, Stop::Cancel) => {}
             () = lease.valid() => {}
         }
+    }
+
+    fn give_up_barrier(&self) -> Released {
+        Released(if self.context.lease.has_run_out() {
+            "the coordinator was out of reach while this replica waited for the others".to_owned()
+        } else {
+            format!("the other replicas were not ready within {:?}", self.context.timing.barrier)
+        })
     }
 
     fn start_message(&self, ready: &Ready) -> pb::ToWorker {
@@ -436,7 +476,34 @@ enum Entry {
 enum Event {
     Stop(Stop),
     Frame(Box<Result<Option<pb::FromWorker>, FrameError>>),
+    /// The coordinator's word at a barrier; `None` where there is no sense in waiting for it any longer.
+    Word(Option<Word>),
     Deadline,
+}
+
+/// A worker that waits at a barrier. Its own time stands still.
+struct AtBarrier {
+    waiting: Waiting,
+    since: Instant,
+}
+
+/// The word for the worker that waits; never returns where none does. `None` when the coordinator, who would have said by
+/// now if another replica was lost, is out of reach for the length of the lease, or when it all takes far too long.
+async fn word_at(barrier: &mut Option<AtBarrier>, context: &Context) -> Option<Word> {
+    let Some(barrier) = barrier else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        word = barrier.waiting.word() => Some(word),
+        () = context.lease.run_out() => None,
+        () = sleep_until(barrier.since + context.timing.barrier) => None,
+    }
+}
+
+/// The wait is over: it is not the cell's time.
+fn leave(barrier: &mut Option<AtBarrier>, clock: &mut Clock) {
+    if let Some(barrier) = barrier.take() {
+        clock.pause(barrier.since.elapsed());
+    }
 }
 
 /// Why listening to a worker came to an end.

@@ -5,6 +5,7 @@
 //!    └── LoadFailed ──► over                        │    ▲
 //!                                                   └────┘ WarmupRepetition, Sample
 //! ```
+//! A replica of a group has two more steps before each sample, `ReadyAtBarrier` and `BarrierPassed`.
 //! Anything else is a violation, and the worker that committed it is not listened to any more.
 
 use regatta_core::cell::{CellHash, Outcome};
@@ -15,6 +16,7 @@ use regatta_core::sample::Sample;
 use regatta_core::trial::{Epoch, TrialCell};
 use regatta_proto::pb::{self, from_worker};
 
+use crate::barriers::Gate;
 use crate::text;
 
 /// Where the pass stands.
@@ -28,9 +30,22 @@ pub(crate) enum Phase {
     Measuring {
         /// The repetition that comes next.
         repetition: u32,
+        /// How far a replica is on its way to it.
+        step: Stage,
     },
     /// Nothing more is to come.
     Over,
+}
+
+/// How far the worker is on its way to the next sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A replica has to come to the barrier first.
+    BeforeBarrier,
+    /// It waits there.
+    AtBarrier,
+    /// Nothing is in its way.
+    Free,
 }
 
 /// What a frame means.
@@ -47,6 +62,10 @@ pub(crate) enum Step {
         /// How many so far.
         repetitions: u32,
     },
+    /// It is ready for a repetition that replicas begin together.
+    AtBarrier(Gate),
+    /// It has begun that repetition.
+    Begun(Gate),
     /// A measured repetition.
     Sample {
         /// Which cell.
@@ -73,13 +92,20 @@ pub(crate) struct Pass<'t> {
     cells: &'t [TrialCell],
     epoch: Epoch,
     repetitions: u32,
+    /// Whether the trial is one of several replicas.
+    is_replica: bool,
     phase: Phase,
 }
 
 impl<'t> Pass<'t> {
-    /// A pass over `cells` with `repetitions` of each.
+    /// A pass over `cells` with `repetitions` of each, of a trial by itself.
     pub(crate) fn new(cells: &'t [TrialCell], epoch: Epoch, repetitions: u32) -> Self {
-        Self { cells, epoch, repetitions, phase: Phase::Loading }
+        Self { cells, epoch, repetitions, is_replica: false, phase: Phase::Loading }
+    }
+
+    /// The same of a replica, which comes to a barrier before each sample.
+    pub(crate) fn of_replica(self) -> Self {
+        Self { is_replica: true, ..self }
     }
 
     /// Where it stands.
@@ -102,14 +128,24 @@ impl<'t> Pass<'t> {
             }
             (Phase::Between, M::CellStarted(started)) => {
                 let cell = self.current(&started.cell_hash)?.hash;
-                self.phase = Phase::Measuring { repetition: 0 };
+                self.phase = self.before(0);
                 Ok(Step::CellStarted(cell))
             }
             (Phase::Measuring { .. }, M::Warmup(warmup)) => {
                 let cell = self.cells.first().ok_or("no cell is left")?.hash;
                 Ok(Step::Warmup { cell, repetitions: warmup.repetitions })
             }
-            (Phase::Measuring { repetition }, M::Sample(sample)) => self.sample(repetition, sample),
+            (Phase::Measuring { repetition, step: Stage::BeforeBarrier }, M::AtBarrier(at)) => {
+                let gate = self.gate(&at.cell_hash, repetition, at.repetition)?;
+                self.phase = Phase::Measuring { repetition, step: Stage::AtBarrier };
+                Ok(Step::AtBarrier(gate))
+            }
+            (Phase::Measuring { repetition, step: Stage::AtBarrier }, M::BarrierPassed(passed)) => {
+                let gate = self.gate(&passed.cell_hash, repetition, passed.repetition)?;
+                self.phase = Phase::Measuring { repetition, step: Stage::Free };
+                Ok(Step::Begun(gate))
+            }
+            (Phase::Measuring { repetition, step: Stage::Free }, M::Sample(sample)) => self.sample(repetition, sample),
             (Phase::Between | Phase::Measuring { .. }, M::CellEnded(end)) => self.cell_ended(end),
             (Phase::Between, M::TrialEnded(_)) if self.cells.is_empty() => {
                 self.phase = Phase::Over;
@@ -130,6 +166,22 @@ impl<'t> Pass<'t> {
         }
     }
 
+    /// On the way to a repetition.
+    fn before(&self, repetition: u32) -> Phase {
+        let more = repetition < self.repetitions;
+        let step = if self.is_replica && more { Stage::BeforeBarrier } else { Stage::Free };
+        Phase::Measuring { repetition, step }
+    }
+
+    /// The barrier of the repetition that is to come, if that is the one meant.
+    fn gate(&self, cell_hash: &[u8], expected: u32, found: u32) -> Result<Gate, String> {
+        let cell = self.current(cell_hash)?.hash;
+        if found != expected {
+            return Err(format!("the barrier of repetition {found} where that of {expected} was to come"));
+        }
+        Ok(Gate { cell, repetition: found })
+    }
+
     fn sample(&mut self, repetition: u32, wire: pb::Sample) -> Result<Step, String> {
         let cell = self.current(&wire.cell_hash)?;
         let sample = Sample::try_from(wire.clone()).map_err(|error| error.to_string())?;
@@ -146,7 +198,7 @@ impl<'t> Pass<'t> {
         }
         sample.check(workload.generate).map_err(|error| format!("repetition {repetition} {error}"))?;
         let repetitions = repetition + 1;
-        self.phase = Phase::Measuring { repetition: repetitions };
+        self.phase = self.before(repetitions);
         Ok(Step::Sample {
             cell: cell.hash,
             decode_rate: Metrics::of(&sample).decode_rate.unwrap_or(0.0),
@@ -160,7 +212,7 @@ impl<'t> Pass<'t> {
         self.current(&end.cell_hash)?;
         let (_, outcome) = <(CellHash, Outcome)>::try_from(end).map_err(|error| error.to_string())?;
         let measured = match self.phase {
-            Phase::Measuring { repetition } => repetition,
+            Phase::Measuring { repetition, .. } => repetition,
             _ => 0,
         };
         let all = measured == self.repetitions;
@@ -216,6 +268,8 @@ fn doing(phase: Phase) -> &'static str {
     match phase {
         Phase::Loading => "the model was being loaded",
         Phase::Between => "no cell was being measured",
+        Phase::Measuring { step: Stage::BeforeBarrier, .. } => "a replica had to come to the barrier first",
+        Phase::Measuring { step: Stage::AtBarrier, .. } => "a replica had to wait at the barrier",
         Phase::Measuring { .. } => "a cell was being measured",
         Phase::Over => "nothing more was to come",
     }
@@ -295,6 +349,37 @@ mod tests {
         }
         let empty = Pass::new(&cells, Epoch(1), 1).step(pb::FromWorker { message: None });
         assert!(empty.is_err());
+    }
+
+    #[test]
+    fn a_replica_comes_to_the_barrier_before_each_sample() {
+        let cells = testing::cells(&["a"]);
+        let cell = &cells[0];
+        let cell_hash = || cell.hash.0.as_bytes().to_vec();
+        let at = |repetition| M::AtBarrier(pb::ReadyAtBarrier { cell_hash: cell_hash(), repetition });
+        let passed = |repetition| M::BarrierPassed(pb::BarrierPassed { cell_hash: cell_hash(), repetition });
+        let last = |messages: Vec<M>| {
+            let mut pass = Pass::new(&cells, Epoch(1), REPETITIONS).of_replica();
+            let begin = [loaded(), started(cell)].into_iter();
+            let steps: Vec<_> = begin.chain(messages).map(|message| pass.step(frame(message))).collect();
+            steps.into_iter().next_back().unwrap()
+        };
+        let gate = Gate { cell: cell.hash, repetition: 1 };
+        assert_eq!(last(vec![at(0), passed(0), sample(cell, 1, 0), at(1)]), Ok(Step::AtBarrier(gate)));
+        assert_eq!(last(vec![at(0), passed(0), sample(cell, 1, 0), at(1), passed(1)]), Ok(Step::Begun(gate)));
+        let all = vec![at(0), passed(0), sample(cell, 1, 0), at(1), passed(1), sample(cell, 1, 1)];
+        assert_eq!(last([all, vec![ended(cell, &Outcome::Ok)]].concat()), Ok(Step::CellEnded(Outcome::Ok)));
+        let failed = Outcome::Failed(FailureKind::Replica, "replica 0 failed".to_owned());
+        assert_eq!(last(vec![at(0), ended(cell, &failed)]), Ok(Step::CellEnded(failed)));
+        for (messages, rule) in [
+            (vec![sample(cell, 1, 0)], "came while a replica had to come to the barrier first"),
+            (vec![at(0), sample(cell, 1, 0)], "came while a replica had to wait at the barrier"),
+            (vec![passed(0)], "came while a replica had to come to the barrier first"),
+            (vec![at(1)], "the barrier of repetition 1 where that of 0 was to come"),
+        ] {
+            let error = last(messages).unwrap_err();
+            assert!(error.contains(rule), "{error:?} does not say {rule:?}");
+        }
     }
 
     #[test]

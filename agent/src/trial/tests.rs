@@ -31,6 +31,7 @@ struct Scripted {
     timing: Timing,
     quota: u64,
     lease: Lease,
+    barriers: Barriers,
 }
 
 impl Scripted {
@@ -42,7 +43,8 @@ impl Scripted {
             spool_retry: Duration::from_millis(10),
             ..Timing::default()
         };
-        Self { folder, launches: 0, timing, quota: 1 << 30, lease: Lease::new(Duration::from_hours(1)) }
+        let lease = Lease::new(Duration::from_hours(1));
+        Self { folder, launches: 0, timing, quota: 1 << 30, lease, barriers: Barriers::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -99,6 +101,7 @@ impl Scripted {
             surroundings,
             spool: SpoolHandle::new(spool),
             lease: self.lease.clone(),
+            barriers: self.barriers.clone(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),
         })

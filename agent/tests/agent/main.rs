@@ -1,6 +1,8 @@
 //! The agent as a whole, over loopback, against a coordinator that the test plays.
 
 #[cfg(test)]
+mod barrier;
+#[cfg(test)]
 mod common;
 mod credentials;
 #[cfg(test)]

@@ -23,10 +23,10 @@ use tempfile::TempDir;
 
 use crate::common::{Coordinator, Peer, Running, config, held, key};
 
-const REPETITIONS: u32 = 3;
+pub(crate) const REPETITIONS: u32 = 3;
 
 /// The folder of the worker program, beside this test's target folder.
-fn worker_folder() -> Option<PathBuf> {
+pub(crate) fn worker_folder() -> Option<PathBuf> {
     let name = format!("regatta-worker{}", std::env::consts::EXE_SUFFIX);
     let program = std::env::current_exe().expect("the test has no path");
     let folder = program.ancestors().skip(1).find(|folder| folder.join(&name).is_file()).map(PathBuf::from);
@@ -35,7 +35,7 @@ fn worker_folder() -> Option<PathBuf> {
     folder
 }
 
-fn trial(names: &[&str], timeout: Duration) -> Trial {
+pub(crate) fn trial(names: &[&str], timeout: Duration) -> Trial {
     let cell = |name: &&str| TrialCell {
         hash: CellHash(Digest::of(name.as_bytes())),
         workload: Arc::new(Workload {
@@ -71,22 +71,22 @@ fn trial(names: &[&str], timeout: Duration) -> Trial {
     }
 }
 
-fn assign(trial: &Trial, epoch: u32) -> coordinator_message::Message {
+pub(crate) fn assign(trial: &Trial, epoch: u32) -> coordinator_message::Message {
     let assign = pb::AssignTrial { trial: Some(trial.into()), epoch, lease_ns: 40_000_000_000 };
     coordinator_message::Message::Assign(assign)
 }
 
 /// What came of a trial, by the names of its workloads.
 #[derive(Debug, Default)]
-struct Heard {
-    samples: BTreeMap<String, u32>,
-    outcomes: Vec<(String, Outcome)>,
+pub(crate) struct Heard {
+    pub(crate) samples: BTreeMap<String, u32>,
+    pub(crate) outcomes: Vec<(String, Outcome)>,
     facts: usize,
-    records: Vec<Vec<u8>>,
+    pub(crate) records: Vec<Vec<u8>>,
 }
 
 impl Heard {
-    fn take(&mut self, trial: &Trial, record: Vec<u8>) {
+    pub(crate) fn take(&mut self, trial: &Trial, record: Vec<u8>) {
         let name = |hash: &[u8]| {
             let cell = trial.cells.iter().find(|cell| cell.hash.0.as_bytes() == hash).unwrap();
             cell.workload.name.to_string()
@@ -110,13 +110,19 @@ impl Heard {
         self.records.push(record);
     }
 
-    fn outcome(&self, name: &str) -> &Outcome {
+    pub(crate) fn outcome(&self, name: &str) -> &Outcome {
         &self.outcomes.iter().find(|(cell, _)| cell == name).unwrap().1
     }
 }
 
 /// Listens to a trial, acknowledging all of it, until its end or, if `until` says so, before.
-async fn listen(peer: &mut Peer, trial: &Trial, key: &TrialKey, heard: &mut Heard, until: fn(&Heard) -> bool) -> bool {
+pub(crate) async fn listen(
+    peer: &mut Peer,
+    trial: &Trial,
+    key: &TrialKey,
+    heard: &mut Heard,
+    until: fn(&Heard) -> bool,
+) -> bool {
     while !until(heard) {
         match peer.next().await {
             agent_message::Message::Batch(batch) => {
@@ -138,7 +144,7 @@ async fn listen(peer: &mut Peer, trial: &Trial, key: &TrialKey, heard: &mut Hear
     false
 }
 
-fn never(_: &Heard) -> bool {
+pub(crate) fn never(_: &Heard) -> bool {
     false
 }
 

@@ -96,7 +96,7 @@ pub(crate) async fn open(db: &mut SqliteConnection, trial: &TrialId, which: Open
 
 /// What `cells.said` holds.
 #[derive(Debug, Serialize, Deserialize)]
-struct Said {
+pub(crate) struct Said {
     epoch: u32,
     state: String,
     failure: Option<String>,
@@ -113,6 +113,11 @@ impl Said {
         }
     }
 
+    /// The outcome, and the lease under which it was said.
+    pub(crate) fn read(self) -> Result<(Epoch, Outcome), StoreError> {
+        Ok((Epoch(self.epoch), self.outcome()?))
+    }
+
     fn outcome(self) -> Result<Outcome, StoreError> {
         let unreadable = || row::unreadable("cells.said", &self.state);
         let kind = self.failure.as_deref().map(str::parse).transpose().map_err(|_| unreadable())?;
@@ -120,7 +125,8 @@ impl Said {
     }
 }
 
-/// Notes how a replica's cell ended. The cells of the workload end when every replica has said so, all at once.
+/// Notes how a replica's cell ended. The cells of the workload end when every replica has said so, all at once; where one
+/// failed, none of them is ok, because together they are one point of a chart.
 pub(crate) async fn say(
     db: &mut SqliteConnection,
     at: Timestamp,
@@ -144,8 +150,17 @@ pub(crate) async fn say(
             _ => return Ok(Vec::new()),
         }
     }
+    let is_cause = |outcome: &Outcome| {
+        !matches!(outcome, Outcome::Ok | Outcome::Cancelled | Outcome::Failed(FailureKind::Replica, _))
+    };
+    let bad = (0..).zip(&all).find(|(_, (.., outcome))| is_cause(outcome));
+    let reason = bad.map(|(replica, (.., outcome)): (u32, _)| format!("replica {replica} failed: {outcome}"));
     let mut over = Vec::with_capacity(all.len());
     for (trial, hash, outcome) in all {
+        let outcome = match (&reason, outcome) {
+            (Some(reason), Outcome::Ok) => Outcome::Failed(FailureKind::Replica, reason.clone()),
+            (_, said) => said,
+        };
         let ended = EndedCell { hash, outcome };
         if end(db, at, Under { trial: &trial, ..under }, &ended).await? {
             over.push(ended);

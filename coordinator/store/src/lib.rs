@@ -10,6 +10,7 @@ mod cells;
 mod error;
 mod events;
 mod export;
+mod groups;
 mod ingest;
 mod open;
 mod queue;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use crate::agents::{AgentSeen, ForgetAgent, Service, SetService};
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
+pub use crate::groups::{Begun, ReplicaCell};
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
 pub use crate::queue::QueueDepth;
 pub use crate::read::{

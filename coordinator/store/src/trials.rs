@@ -230,6 +230,8 @@ pub enum ReleaseReason {
     Lost,
     /// It did not take the trial, for the reason given.
     Rejected(String),
+    /// The replicas of its group can't begin together any more, for the reason given.
+    Apart(String),
     /// It did not take the trial because it is about to leave: nothing has failed.
     Leaving,
 }
@@ -238,6 +240,7 @@ impl fmt::Display for ReleaseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost => f.write_str("agent was lost"),
+            Self::Apart(reason) => write!(f, "group came apart: {reason}"),
             Self::Rejected(reason) => write!(f, "agent did not take the trial: {reason}"),
             Self::Leaving => f.write_str("agent is leaving"),
         }
@@ -276,7 +279,7 @@ impl Change for Release {
         let under = Under { run: &lease.run, trial: &self.trial, epoch: self.epoch };
         let detail = self.reason.to_string();
         let kind = match &self.reason {
-            ReleaseReason::Lost => FailureKind::AgentLost,
+            ReleaseReason::Lost | ReleaseReason::Apart(_) => FailureKind::AgentLost,
             ReleaseReason::Rejected(_) | ReleaseReason::Leaving => FailureKind::Spawn,
         };
         let released = if lease.cancel_requested {

@@ -6,5 +6,6 @@ mod agents;
 mod delivery;
 mod fleet;
 mod leases;
+mod replicas;
 mod runs;
 mod support;

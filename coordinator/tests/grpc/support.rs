@@ -257,7 +257,7 @@ pub(crate) fn batch(trial: &str, epoch: u32, first_seq: u64, records: &[Vec<u8>]
     pb::RecordBatch { trial_id: trial.to_owned(), epoch, first_seq, records: records.to_vec(), crc32c }
 }
 
-fn record(record: Record) -> Vec<u8> {
+pub(crate) fn record(record: Record) -> Vec<u8> {
     pb::TrialRecord { record: Some(record) }.encode_to_vec()
 }
 

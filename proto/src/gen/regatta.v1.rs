@@ -273,7 +273,7 @@ pub mod to_worker {
         /// End after the current repetition.
         #[prost(message, tag = "3")]
         Stop(super::Stop),
-        /// Answer to AtBarrier: every replica is ready, begin.
+        /// Answer to ReadyAtBarrier: every replica is ready, begin; or end the cell.
         #[prost(message, tag = "4")]
         OpenBarrier(super::OpenBarrier),
     }
@@ -293,8 +293,12 @@ pub struct StartTrial {
 pub struct Continue {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stop {}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct OpenBarrier {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenBarrier {
+    /// Why the cell ends here: another replica failed. Empty: begin.
+    #[prost(string, tag = "1")]
+    pub abandon: ::prost::alloc::string::String,
+}
 /// Worker to agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FromWorker {
@@ -697,7 +701,7 @@ pub struct PassedBarrier {
     #[prost(uint32, tag = "4")]
     pub repetition: u32,
 }
-/// Every replica is ready: begin the repetition now.
+/// Every replica is ready: begin the repetition now. Or it will never begin, because a replica can't do the cell.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseBarrier {
     #[prost(string, tag = "1")]
@@ -710,6 +714,9 @@ pub struct ReleaseBarrier {
     /// The repetition, from 0.
     #[prost(uint32, tag = "4")]
     pub repetition: u32,
+    /// Why the cell ends here: another replica failed. Empty: begin.
+    #[prost(string, tag = "5")]
+    pub abandon: ::prost::alloc::string::String,
 }
 /// The coordinator is about to stop; keep measuring, come back later.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

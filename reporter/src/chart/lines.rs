@@ -4,15 +4,17 @@ use plotters::style::Color as _;
 
 use super::Layout;
 use super::axis::Axis;
-use super::canvas::{Canvas, Drawn};
-use super::frame::{Grid, Panel, Swatch, framed, length_axis, panel_head, value_grid};
+use super::canvas::{Canvas, Drawn, Rect};
+use super::frame::{Grid, LABEL, Panel, Swatch, framed, length_axis, panel_head, value_grid};
 use super::theme::{self, Style};
 use crate::stats::sorted;
-use crate::view::{Line, LineChart, LinePanel, Point, Scale};
+use crate::view::{Guide, Line, LineChart, LinePanel, Note, Point, Scale};
 
 const PLOT_HEIGHT: f64 = 170.0;
 /// Lines of more points than this get no marker at each: they would touch.
 const MANY_POINTS: usize = 12;
+/// Pieces of a guide, which bends where an axis is logarithmic.
+const GUIDE_STEPS: u32 = 48;
 
 pub(super) fn draw(chart: &LineChart, layout: Layout) -> Drawn<String> {
     let grid = Grid {
@@ -40,6 +42,9 @@ fn draw_panel(canvas: &Canvas<'_>, chart: &LineChart, panel: &LinePanel, lengths
     let along = Axis::around(chart.length_scale, lengths, plot.left, plot.right, 7);
     value_grid(canvas, plot, &values)?;
     length_axis(canvas, plot, &along, &chart.length_axis)?;
+    for guide in &panel.guides {
+        draw_guide(canvas, guide, chart, &along, &values)?;
+    }
     // Bands below all lines.
     for line in &panel.lines {
         draw_spread(canvas, line, look(chart, line), &along, &values)?;
@@ -47,7 +52,29 @@ fn draw_panel(canvas: &Canvas<'_>, chart: &LineChart, panel: &LinePanel, lengths
     for line in &panel.lines {
         draw_line(canvas, line, look(chart, line), &along, &values)?;
     }
-    Ok(())
+    panel.notes.iter().try_for_each(|note| draw_note(canvas, note, plot, &along, &values))
+}
+
+/// Straight in numbers is a curve where doublings are of equal width.
+fn draw_guide(canvas: &Canvas<'_>, guide: &Guide, chart: &LineChart, along: &Axis, values: &Axis) -> Drawn {
+    let colour = theme::style(chart.caption.series.get(guide.series).map_or(0, |s| s.style)).colour;
+    let (from, to) = (guide.from, guide.to);
+    let path: Vec<_> = (0..=GUIDE_STEPS)
+        .map(|step| {
+            let share = f64::from(step) / f64::from(GUIDE_STEPS);
+            (along.at(from.0 + share * (to.0 - from.0)), values.at(from.1 + share * (to.1 - from.1)))
+        })
+        .collect();
+    canvas.line(&path, colour.mix(0.45), 1.0)
+}
+
+/// Words below a point, or above it where there is no room below.
+fn draw_note(canvas: &Canvas<'_>, note: &Note, plot: &Rect, along: &Axis, values: &Axis) -> Drawn {
+    let (x, y) = (along.at(note.length), values.at(note.value));
+    let half = LABEL.width(&note.text) / 2.0;
+    let x = x.clamp(plot.left + half + 2.0, plot.right - half - 2.0);
+    let below = y + 16.0;
+    canvas.text((x, if below > plot.bottom - 6.0 { y - 14.0 } else { below }), &note.text, LABEL.centred())
 }
 
 fn value_axis(chart: &LineChart, panel: &LinePanel, place: &Panel) -> Axis {
@@ -55,7 +82,8 @@ fn value_axis(chart: &LineChart, panel: &LinePanel, place: &Panel) -> Axis {
     let values: Vec<f64> = if chart.shared {
         chart.panels.iter().flat_map(points).flat_map(|p| [p.low, p.high]).collect()
     } else {
-        points(panel).flat_map(|p| [p.low, p.high]).collect()
+        let guides = panel.guides.iter().flat_map(|guide| [guide.from.1, guide.to.1]);
+        points(panel).flat_map(|p| [p.low, p.high]).chain(guides).collect()
     };
     let values = sorted(values);
     match chart.value_scale {

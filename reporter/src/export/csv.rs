@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `run`, `cell` | run id; the cell's hash, the same for the same cell in other runs |
 //! | `agent`, `device`, `backend`, `model`, `weights`, `format`, `precision`, `workload` | the cell |
+//! | `replicas`, `replica` | devices that did it at the same time; the position of this one, from 0 |
 //! | `prompt_tokens`, `generated_tokens`, `batch` | per sequence; sequences side by side |
 //! | `repetition`, `epoch` | from 0; the lease |
 //! | `counted` | whether statistics count it: `false` for earlier leases |
 //! | `cell_state` | how the cell ended |
 //! | `started_at` | UTC, a label |
+//! | `start_skew_ns` | how far apart the replicas began at most; empty for one by itself and where it is not known |
 //! | `…_ms`, `…_per_s`, `…_mib` | as defined in `regatta_core::metrics`; empty where undefined |
 //! | `threads`, `warmup_repetitions` | of the worker |
 //! | `prompt_digest`, `output_digest` | BLAKE3 over token ids |
@@ -24,7 +26,7 @@ use crate::error::Result;
 use crate::stats::{Repetition, ms};
 use crate::text;
 
-const COLUMNS: [&str; 34] = [
+const COLUMNS: [&str; 37] = [
     "run",
     "cell",
     "agent",
@@ -35,6 +37,8 @@ const COLUMNS: [&str; 34] = [
     "format",
     "precision",
     "workload",
+    "replicas",
+    "replica",
     "prompt_tokens",
     "generated_tokens",
     "batch",
@@ -43,6 +47,7 @@ const COLUMNS: [&str; 34] = [
     "counted",
     "cell_state",
     "started_at",
+    "start_skew_ns",
     "ttft_ms",
     "prefill_tokens_per_s",
     "decode_tokens_per_s",
@@ -92,6 +97,8 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         cell.artifact.format.to_string(),
         cell.artifact.precision.to_string(),
         cell.workload.name.to_string(),
+        cell.workload.replicas.to_string(),
+        cell.replica.to_string(),
         sample.prompt_tokens.to_string(),
         sample.times.tokens.len().to_string(),
         sample.batch.to_string(),
@@ -100,6 +107,7 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         counted.to_string(),
         result.state().to_owned(),
         sample.started_at.to_string(),
+        result.start_skew_ns(sample).map(|skew| skew.to_string()).unwrap_or_default(),
         decimal(Some(numbers.ttft_ms)),
         decimal(Some(numbers.prefill_rate)),
         decimal(numbers.decode_rate),

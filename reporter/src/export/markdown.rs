@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::view::{CellRow, Report, RunView, Value};
+use crate::view::{CellRow, GroupRow, Report, RunView, Value};
 
 /// Rows of a table at most: comments have a limit, and readers too.
 const MAX_ROWS: usize = 60;
@@ -42,6 +42,7 @@ fn run_text(out: &mut String, run: &RunView) {
     }
     out.push('\n');
     results(out, run);
+    replicas(out, run);
     problems(out, run);
 }
 
@@ -58,6 +59,37 @@ fn results(out: &mut String, run: &RunView) {
         line(out, &format!("\n… and {} more in the report.", run.rows.len() - MAX_ROWS));
     }
     out.push('\n');
+}
+
+/// Groups of replicas, where there are any.
+fn replicas(out: &mut String, run: &RunView) {
+    if run.groups.is_empty() {
+        return;
+    }
+    line(out, "| cell | workload | replicas | together tokens/s | each tokens/s | efficiency | start skew ms | n |");
+    line(out, "| --- | --- | --: | --: | --: | --: | --: | --: |");
+    for row in run.groups.iter().take(MAX_ROWS) {
+        line(out, &group(row));
+    }
+    if run.groups.len() > MAX_ROWS {
+        line(out, &format!("\n… and {} more in the report.", run.groups.len() - MAX_ROWS));
+    }
+    out.push('\n');
+}
+
+fn group(row: &GroupRow) -> String {
+    let cells = [
+        format!("{} {}", row.backend, row.precision),
+        format!("{} ({})", row.workload, row.size),
+        format!("× {}", row.replicas),
+        value(&row.aggregate),
+        value(&row.each),
+        value(&row.efficiency),
+        value(&row.skew),
+        row.n.to_string(),
+    ];
+    let escaped: Vec<String> = cells.iter().map(|c| escape(c)).collect();
+    format!("| {} |", escaped.join(" | "))
 }
 
 fn result(row: &CellRow) -> String {

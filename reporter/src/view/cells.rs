@@ -1,6 +1,6 @@
 //! Tables: the measured cells, those without a full result, and every repetition.
 
-use regatta_core::cell::Outcome;
+use regatta_core::cell::{Cell, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
@@ -183,12 +183,12 @@ impl Value {
     }
 }
 
-fn plain(value: Option<f64>) -> Value {
+pub(super) fn plain(value: Option<f64>) -> Value {
     Value::new(text::optional(value), value)
 }
 
 /// Median, and the MAD below it.
-fn spread(summary: Option<Summary>) -> Value {
+pub(super) fn spread(summary: Option<Summary>) -> Value {
     let note = summary.filter(|s| s.n > 1).map(|s| format!("± {}", text::percent(s.relative_mad())));
     Value { note: note.unwrap_or_default(), ..plain(summary.map(|s| s.median)) }
 }
@@ -212,12 +212,12 @@ fn anchor(run: &Run, cell: &CellResult) -> String {
     format!("cell-{}-{}", text::slug(run.id.as_str()), cell.hash.0.short())
 }
 
-/// Every cell that did not end well, or has not ended.
+/// Every cell by itself that did not end well, or has not ended.
 pub(super) fn problems(run: &Run) -> Vec<Problem> {
-    run.cells.iter().filter(|c| !c.is_ok()).map(problem).collect()
+    run.cells.iter().filter(|c| c.cell.workload.replicas == 1 && !c.is_ok()).map(problem).collect()
 }
 
-fn problem(result: &CellResult) -> Problem {
+pub(super) fn problem(result: &CellResult) -> Problem {
     let cell = &result.cell;
     let detail = result.outcome.as_ref().and_then(Outcome::detail);
     let reason = match (detail, result.state()) {
@@ -232,11 +232,16 @@ fn problem(result: &CellResult) -> Problem {
     Problem {
         state: result.state(),
         kind: result.outcome.as_ref().and_then(Outcome::failure).map_or("", FailureKind::as_str),
-        cell: format!("{} · {} · {}", cell.backend, cell.artifact.precision, cell.workload.name),
+        cell: format!("{} · {} · {}{}", cell.backend, cell.artifact.precision, cell.workload.name, times(cell)),
         place: format!("{} on {} of {}", cell.artifact.model, cell.device, cell.agent),
         reason,
         repetitions: result.samples.len(),
     }
+}
+
+/// ` × 4` for a cell with replicas.
+fn times(cell: &Cell) -> String {
+    if cell.workload.replicas > 1 { format!(" × {}", cell.workload.replicas) } else { String::new() }
 }
 
 /// The repetitions of every cell that has any.

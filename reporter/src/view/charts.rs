@@ -11,7 +11,7 @@ use crate::stats::{MIN_FOR_CI, Repetition, Summary, ms, percentile, sorted};
 use crate::text;
 
 /// Panels of one chart at most; the tables show the rest.
-const MAX_PANELS: usize = 12;
+pub(super) const MAX_PANELS: usize = 12;
 
 /// Bins of the context axis at most.
 const MAX_BINS: u32 = 32;
@@ -169,6 +169,36 @@ pub struct LinePanel {
     pub lines: Vec<Line>,
     /// Backends without any value here, with the state of their cells.
     pub missing: Vec<String>,
+    /// Straight lines to compare with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guides: Vec<Guide>,
+    /// What is written at points.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+}
+
+/// A straight line to compare a backend's line with: what it would be in the ideal case.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Guide {
+    /// Position in the caption's series.
+    pub series: usize,
+    /// Length and value at its beginning.
+    pub from: (f64, f64),
+    /// Length and value at its end.
+    pub to: (f64, f64),
+}
+
+/// A few words at a point of a line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Note {
+    /// Position in the caption's series.
+    pub series: usize,
+    /// Length in tokens, or whatever the horizontal axis has.
+    pub length: f64,
+    /// The value.
+    pub value: f64,
+    /// The words.
+    pub text: String,
 }
 
 /// A backend's line.
@@ -336,7 +366,13 @@ impl<'a> Context<'a> {
 
     fn line_panels(&self, line: impl Fn(BackendKind, Precision) -> Vec<Vec<Point>>) -> Vec<LinePanel> {
         let panel = |precision: Precision| {
-            let mut panel = LinePanel { title: precision.to_string(), lines: Vec::new(), missing: Vec::new() };
+            let mut panel = LinePanel {
+                title: precision.to_string(),
+                lines: Vec::new(),
+                missing: Vec::new(),
+                guides: Vec::new(),
+                notes: Vec::new(),
+            };
             for (series, backend) in self.backends.iter().enumerate() {
                 let pieces = line(*backend, precision);
                 if pieces.is_empty() {
@@ -451,7 +487,7 @@ impl<'a> Context<'a> {
 }
 
 /// Colour and pattern of a backend, the same in every chart.
-fn style(backend: BackendKind) -> usize {
+pub(super) fn style(backend: BackendKind) -> usize {
     match backend {
         BackendKind::Candle => 0,
         BackendKind::LlamaCpp => 1,

@@ -54,6 +54,33 @@ pub(super) fn all() -> Vec<Definition> {
             ),
         },
         define("End to end", "tₑ − t₀", "ms", "From prompt to last piece of text, the model being loaded already."),
+        define(
+            "Together (replicas)",
+            "Σ batch · N / max (tₑ − t₀)",
+            "tokens/s",
+            "Replicas do the same work at the same time, each on a device of its own. Tokens of all of them over the time \
+             of the slowest, each time from that replica's own clock; the prompt is part of the time.",
+        ),
+        define(
+            "Each (replicas)",
+            "batch · N / (tₑ − t₀)",
+            "tokens/s",
+            "The same for one replica: median over repetitions, then over replicas, with the slowest and the fastest.",
+        ),
+        define(
+            "Efficiency",
+            "together of n / (n · each of 1)",
+            "%",
+            "In relation to as many times what one device of the kind does alone with the same workload.",
+        ),
+        define(
+            "Start skew",
+            "",
+            "ms",
+            "From the moment the coordinator let the replicas go to the moment it heard of the last that it had begun, on \
+             the coordinator's clock. All of them began between the two: an upper bound, with both ways over the network \
+             in it. Clocks of machines are never compared.",
+        ),
         define("Load", "", "s", "Reading the weights into a fresh worker process. Depends on the page cache."),
         define("Peak RSS", "", "MiB", "Largest resident memory of the worker process, mapped weights included."),
         Definition {

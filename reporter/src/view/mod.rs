@@ -6,6 +6,7 @@ mod charts;
 mod compare;
 mod definitions;
 mod hosts;
+mod replicas;
 mod subject;
 mod summary;
 
@@ -16,12 +17,13 @@ use serde::Serialize;
 
 pub use self::cells::{CellDetail, CellRow, Problem, RepetitionRow, Value};
 pub use self::charts::{
-    Bar, BarChart, BarGroup, BarPanel, Caption, Chart, Line, LineChart, LinePanel, Mark, Point, Scale, Series, Strip,
-    StripChart, StripPanel, StripRow,
+    Bar, BarChart, BarGroup, BarPanel, Caption, Chart, Guide, Line, LineChart, LinePanel, Mark, Note, Point, Scale,
+    Series, Strip, StripChart, StripPanel, StripRow,
 };
 pub use self::compare::{Comparison, Headline, Pair, Ratio};
 pub use self::definitions::Definition;
 pub use self::hosts::{Engine, HostView};
+pub use self::replicas::GroupRow;
 use self::subject::Subject;
 pub use self::summary::{Banner, Count};
 use crate::dataset::{Dataset, Run};
@@ -73,6 +75,9 @@ pub struct RunView {
     pub sections: Vec<Section>,
     /// Every measured cell.
     pub rows: Vec<CellRow>,
+    /// Every group of replicas that was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupRow>,
     /// Every cell without a full result.
     pub problems: Vec<Problem>,
     /// The repetitions of each cell.
@@ -120,7 +125,8 @@ pub fn report(dataset: &Dataset, generated_at: Timestamp) -> Report {
 }
 
 fn run_view(run: &Run, several: bool) -> RunView {
-    let subjects = subject::subjects(run);
+    let (subjects, groups) = (subject::subjects(run), replicas::groups(run));
+    let of_replicas = subject::replicas(run);
     let comparisons: Vec<Comparison> =
         subjects.iter().flat_map(|s| compare::comparisons(s, subjects.len() > 1)).collect();
     let prefix = if several { text::slug(run.id.as_str()) } else { String::new() };
@@ -136,10 +142,11 @@ fn run_view(run: &Run, several: bool) -> RunView {
         setup: hosts::setup(run),
         headlines: compare::headlines(&subjects, &comparisons),
         comparisons,
-        sections: sections(&subjects, &prefix),
+        sections: sections(&subjects, &prefix).into_iter().chain(replicas::sections(&groups, &prefix)).collect(),
         rows: cells::rows(&subjects),
-        problems: cells::problems(run),
-        details: cells::details(&subjects),
+        groups: replicas::rows(&groups),
+        problems: cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect(),
+        details: [cells::details(&subjects), cells::details(&of_replicas)].concat(),
         flags: meanings(run.cells.iter().flat_map(crate::dataset::CellResult::flags).collect()),
         hosts: hosts::hosts(run),
         scenario_file: text::label(&run.scenario_file),

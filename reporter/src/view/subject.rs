@@ -22,10 +22,19 @@ pub(super) struct Subject<'a> {
     pub(super) cells: Vec<Measured<'a>>,
 }
 
-/// The subjects of a run, in the order of its cells. Never one without cells.
+/// The subjects of a run, in the order of its cells, of cells that were measured one at a time. Never one without cells.
 pub(super) fn subjects(run: &Run) -> Vec<Subject<'_>> {
+    gather(run, |cell| cell.workload.replicas == 1)
+}
+
+/// The same of cells that were measured with others.
+pub(super) fn replicas(run: &Run) -> Vec<Subject<'_>> {
+    gather(run, |cell| cell.workload.replicas > 1)
+}
+
+fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
     let mut subjects: Vec<Subject<'_>> = Vec::new();
-    for result in &run.cells {
+    for result in run.cells.iter().filter(|result| which(&result.cell)) {
         let measured = Measured { result, stats: CellStats::of(&result.samples) };
         match subjects.iter_mut().find(|s| same(s.cell(), &result.cell)) {
             Some(subject) => subject.cells.push(measured),
@@ -125,7 +134,12 @@ impl<'a> Measured<'a> {
 
     /// `candle · q8_0 · long-prompt`.
     pub(super) fn label(&self) -> String {
-        format!("{} · {} · {}", self.backend(), self.precision(), self.workload().name)
+        let (workload, replica) = (self.workload(), self.result.cell.replica + 1);
+        let replica = match workload.replicas {
+            1 => String::new(),
+            replicas => format!(" · replica {replica} of {replicas}"),
+        };
+        format!("{} · {} · {}{replica}", self.backend(), self.precision(), workload.name)
     }
 }
 

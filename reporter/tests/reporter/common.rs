@@ -335,6 +335,101 @@ fn late_and_refused(cell: &mut CellResult) {
     cell.facts = facts;
 }
 
+/// One workload on 1, 2, 4 and 8 GPUs of two machines: it scales, if not quite; the last group of one engine failed.
+pub(crate) fn scaling() -> Dataset {
+    let hosts = ["node-01", "node-02"];
+    let mut all = Vec::new();
+    for backend in [BackendKind::Candle, BackendKind::LlamaCpp] {
+        for precision in [Precision::F16, Precision::Q8_0] {
+            for replicas in [1, 2, 4, 8] {
+                let trials: Vec<Cell> =
+                    (0..replicas).map(|n| replica(hosts, backend, precision, replicas, n)).collect();
+                let oom = backend == BackendKind::Candle && precision == Precision::F16 && replicas == 8;
+                all.extend(
+                    trials.into_iter().map(|cell| if oom { failed_together(cell) } else { begun_together(cell) }),
+                );
+            }
+        }
+    }
+    let mut run = run(all);
+    "gpu-scaling".clone_into(&mut run.scenario);
+    "One workload on one GPU, and on more and more of them at once".clone_into(&mut run.description);
+    run.hosts = hosts.iter().map(|agent| gpu_host(agent)).collect();
+    Dataset { runs: vec![run] }
+}
+
+/// A machine with four GPUs.
+fn gpu_host(agent: &str) -> Host {
+    let mut host = host(agent);
+    host.facts.insert("hostname".to_owned(), agent.to_owned());
+    let device = |n: u32| Device {
+        agent: host.agent.clone(),
+        id: format!("cuda:{n}").parse().unwrap(),
+        name: "NVIDIA H200".to_owned(),
+        memory_bytes: Some(150_754_820_096),
+        cores: None,
+        backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
+    };
+    host.devices = (0..4).map(device).collect();
+    host
+}
+
+/// One replica's cell: on the first machine as long as it has GPUs.
+fn replica(hosts: [&str; 2], backend: BackendKind, precision: Precision, replicas: u32, replica: u32) -> Cell {
+    Cell {
+        agent: hosts[replica as usize / 4].parse().unwrap(),
+        device: format!("cuda:{}", replica % 4).parse().unwrap(),
+        backend,
+        artifact: ArtifactRef {
+            model: "tinyllama-1.1b".parse().unwrap(),
+            weights: Weights::Synthetic,
+            format: backend.format(precision),
+            precision,
+        },
+        workload: Arc::new(Workload {
+            name: "chat".parse().unwrap(),
+            prompt: Prompt::Seeded { seed: 1, tokens: 128 },
+            generate: 128,
+            batch: 1,
+            replicas,
+        }),
+        replica,
+    }
+}
+
+/// A replica that is slower the more of them there are, begun within 0.4 ms or so of the others.
+fn begun_together(cell: Cell) -> CellResult {
+    let replicas = cell.workload.replicas;
+    let slow_down =
+        1.0 + 0.03 * f64::from(replicas - 1).sqrt() * if cell.backend == BackendKind::Candle { 2.5 } else { 1.0 };
+    let mut result = measured(cell, 5);
+    for sample in &mut result.samples {
+        let Times { prefill_done, tokens, end, .. } = &mut sample.times;
+        for time in tokens.iter_mut().chain([prefill_done, end]) {
+            *time = (*time as f64 * slow_down) as u64;
+        }
+    }
+    if replicas > 1 {
+        result.group =
+            Some(format!("r.{}.{}.{replicas}", result.cell.backend, result.cell.artifact.precision).parse().unwrap());
+        let skew = |r: u32| ((Epoch(1), r), 310_000 + 40_000 * u64::from(r) + 20_000 * u64::from(replicas));
+        result.skews = (0..5).map(skew).collect();
+    }
+    result
+}
+
+/// A replica of a group of which one had too little memory.
+fn failed_together(cell: Cell) -> CellResult {
+    let reason = "asked for 2.2 GB, 0.9 GB were free";
+    let outcome = match cell.replica {
+        5 => Outcome::Oom(reason.to_owned()),
+        _ => Outcome::Failed(FailureKind::Replica, format!("replica 5 failed: oom: {reason}")),
+    };
+    let mut result = CellResult::new(cell, Some(outcome), None, vec![]);
+    result.group = Some("r.failed".parse().unwrap());
+    result
+}
+
 /// Two runs: one on two machines with all precisions, a batch and trained weights on one of them; one without cells.
 pub(crate) fn fleet() -> Dataset {
     let mut plan = Plan::demo();

@@ -6,6 +6,7 @@ use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Outcome;
 use regatta_core::digest::Digest;
+use regatta_core::fleet::Place;
 use regatta_core::id::TrialId;
 use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
 use regatta_core::policy::Policy;
@@ -14,7 +15,7 @@ use regatta_core::trial::Epoch;
 use regatta_reporter::dataset::{CellResult, Run};
 use regatta_reporter::{Format, ReportError, ReportOptions, export, load, render};
 use regatta_store::{
-    Batch, Content, EndedCell, Ingested, Lease, Leased, NewRun, Record, RunDevice, Store, WorkerFacts,
+    Batch, Content, EndedCell, Ingested, Lease, Leased, NewRun, Record, RunDevice, Seat, Store, WorkerFacts,
 };
 
 use crate::common::{self, Plan};
@@ -96,8 +97,10 @@ async fn what_was_stored_is_what_is_reported() {
     let expected = small();
     store.writer().write(submission(&expected)).await.unwrap();
     let trial = TrialId::of(&expected.id, 0);
-    let lease = Lease { trial: trial.clone(), boot_id: "boot".to_owned() };
-    let Leased::Granted { epoch, .. } = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
+    let place = Place::of(&expected.hosts[0].devices[0]);
+    let lease = Lease(vec![Seat { trial: trial.clone(), place, boot_id: "boot".to_owned() }]);
+    let Leased::Granted(granted) = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
+    let epoch = granted[0].epoch;
     let ingested = store.writer().write(batch(&expected, &trial, epoch)).await.unwrap();
     assert!(matches!(ingested, Ingested::Stored(_)), "{ingested:?}");
 
@@ -124,9 +127,10 @@ async fn a_report_of_an_exported_run_is_the_report_of_the_original() {
     let run = small();
     store.writer().write(submission(&run)).await.unwrap();
     let trial = TrialId::of(&run.id, 0);
-    let lease = Lease { trial: trial.clone(), boot_id: "boot".to_owned() };
-    let Leased::Granted { epoch, .. } = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
-    store.writer().write(batch(&run, &trial, epoch)).await.unwrap();
+    let place = Place::of(&run.hosts[0].devices[0]);
+    let lease = Lease(vec![Seat { trial: trial.clone(), place, boot_id: "boot".to_owned() }]);
+    let Leased::Granted(granted) = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
+    store.writer().write(batch(&run, &trial, granted[0].epoch)).await.unwrap();
 
     let copy = folder.path().join("run.sqlite");
     store.reader().export(&run.id, &copy).await.unwrap();

@@ -60,7 +60,7 @@ fn assert_balanced(page: &str) {
 
 #[test]
 fn pages_are_well_formed() {
-    for dataset in [common::demo(), common::troubled(), common::fleet(), hostile().0] {
+    for dataset in [common::demo(), common::troubled(), common::fleet(), common::scaling(), hostile().0] {
         assert_balanced(&page(&dataset));
     }
 }

@@ -116,6 +116,78 @@ fn six_repetitions_give_an_interval_and_three_none() {
     assert!(seven.runs[0].rows.iter().all(|r| r.decode_ci.contains(" to ") && r.decode_ci.ends_with("(98.4 %)")));
 }
 
+/// Three engines' worth of groups of 2, 4 and 8, one group failed.
+#[test]
+fn a_group_is_one_row_with_the_tokens_of_all_over_the_time_of_the_slowest() {
+    let dataset = common::scaling();
+    let report = report(&dataset);
+    let run = &report.runs[0];
+    // Singles are rows as ever, groups rows of their own, and each replica's repetitions are listed.
+    assert_eq!((run.rows.len(), run.groups.len(), run.problems.len()), (4, 11, 1));
+    assert_eq!(run.details.len(), 4 + 3 * (2 + 4) + 3 * 8 + (2 + 4));
+    assert!(run.details.iter().any(|detail| detail.title == "candle · f16 · chat · replica 2 of 4"));
+
+    let cells: Vec<_> = dataset.runs[0]
+        .cells
+        .iter()
+        .filter(|cell| {
+            let of = (cell.cell.backend, cell.cell.artifact.precision, cell.cell.workload.replicas);
+            of == (BackendKind::LlamaCpp, Precision::Q8_0, 4)
+        })
+        .collect();
+    assert_eq!(cells.len(), 4);
+    let mut expected: Vec<f64> = (0..5)
+        .map(|repetition| {
+            let slowest = cells.iter().map(|cell| cell.samples[repetition].times.end).max().unwrap();
+            4.0 * 128.0 / (slowest as f64 / 1e9)
+        })
+        .collect();
+    expected.sort_by(f64::total_cmp);
+    let row =
+        run.groups.iter().find(|row| (row.backend, row.precision, row.replicas) == ("llama.cpp", "q8_0", 4)).unwrap();
+    assert!((row.aggregate.sort.unwrap() - expected[2]).abs() < 1e-9);
+    assert_eq!((row.n, row.skew.text.as_str(), row.skew.note.as_str()), (5, "0.470", "at most 0.550"));
+    let efficiency = row.efficiency.sort.unwrap();
+    assert!((0.9..1.0).contains(&efficiency), "{efficiency}");
+    assert!(row.flags.iter().any(|flag| flag.name == "one machine"));
+    assert_eq!(row.place, "tinyllama-1.1b on cuda:0, cuda:1, cuda:2, cuda:3 of node-01");
+}
+
+#[test]
+fn a_group_that_failed_is_named_once_and_not_charted() {
+    let report = report(&common::scaling());
+    let run = &report.runs[0];
+    let problem = &run.problems[0];
+    assert_eq!((problem.state, problem.cell.as_str()), ("oom", "candle · f16 · chat × 8"));
+    assert_eq!(problem.reason, "replica 5: asked for 2.2 GB, 0.9 GB were free");
+    let scaling = charts(&report).into_iter().find(|chart| chart.caption().slug == "scaling").unwrap();
+    let Chart::Lines(lines) = scaling else { panic!("not lines") };
+    let panel = &lines.panels[0];
+    assert_eq!(panel.missing, ["candle × 8: oom"]);
+    let devices = |line: usize| panel.lines[line].pieces[0].iter().map(|point| point.length).collect::<Vec<_>>();
+    assert_eq!((devices(0), devices(1)), (vec![1.0, 2.0, 4.0], vec![1.0, 2.0, 4.0, 8.0]));
+    // The ideal begins at one device and ends at as many times its rate as there are devices.
+    let guide = panel.guides[1];
+    assert!((guide.to.1 / guide.from.1 - 8.0).abs() < 1e-9);
+    assert_eq!(panel.notes.len(), 2 + 3);
+}
+
+/// Whose last repetition is missing on one replica, or was measured under another lease.
+#[test]
+fn a_repetition_that_not_all_replicas_measured_does_not_count() {
+    let mut dataset = common::scaling();
+    let pair = |cell: &&mut regatta_reporter::dataset::CellResult| {
+        (cell.cell.backend, cell.cell.artifact.precision, cell.cell.workload.replicas)
+            == (BackendKind::Candle, Precision::F16, 2)
+    };
+    let mut pair: Vec<_> = dataset.runs[0].cells.iter_mut().filter(pair).collect();
+    pair[0].samples.pop();
+    pair[1].samples[0].key.epoch.0 += 1;
+    let report = report(&dataset);
+    let row = report.runs[0].groups.iter().find(|row| row.replicas == 2).unwrap();
+    assert_eq!(row.n, 3);
+}
+
 #[test]
 fn a_run_without_cells_says_so() {
     let report = report(&common::fleet());

@@ -30,7 +30,9 @@ pub(crate) async fn list(args: AgentsArgs) -> anyhow::Result<Exit> {
     } else if agents.is_empty() {
         output::note("no agents yet: start one on each machine with 'regatta agent --coordinator URL'");
     } else {
-        agents.iter().for_each(|agent| output::text(&agent_text(agent)));
+        for agent in &agents {
+            output::text(&agent_text(agent));
+        }
     }
     Ok(Exit::Done)
 }

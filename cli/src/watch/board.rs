@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     const ROW: (&str, &str, &str, &str) = ("host-a", "cpu", "candle", "f32");
-    const NOW: Duration = Duration::from_secs(60);
+    const NOW: Duration = Duration::from_mins(1);
 
     fn state(run: RunView, cells: &[(&str, u32)]) -> pb::WatchRunResponse {
         let cells = cells.iter().map(|(state, n)| ((*state).to_owned(), *n)).collect();

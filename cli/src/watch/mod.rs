@@ -53,7 +53,7 @@ pub(crate) struct WatchArgs {
 /// Watches a run until it has ended or Ctrl-C.
 pub(crate) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
     let client = args.connect.client()?;
-    remotely(client, &args.run, Screen::new(args.json, Place::Stdout)).await.map(|watched| watched.exit())
+    remotely(client, &args.run, Screen::new(args.json, Place::Stdout)).await.map(Watched::exit)
 }
 
 /// Watches a run of a coordinator elsewhere: Ctrl-C ends the watching, not the run.

@@ -1,6 +1,7 @@
 //! A run as lines for a terminal: pure, so that every width can be tested.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::board::{Board, Working};
@@ -91,14 +92,14 @@ pub(crate) fn doing(board: &Board, trial: &str, working: &Working, now: Duration
     let what = working.cell.map_or_else(|| format!("trial {trial}"), |at| board.cells[at].label());
     let mut text = format!("{what}: {}", working.phase);
     if working.phase == "measuring" {
-        text += &format!(" {}/{}", working.repetitions, board.run.repetitions);
+        let _ = write!(text, " {}/{}", working.repetitions, board.run.repetitions);
     }
     if let Some(rate) = working.rate {
-        text += &format!(", {rate:.1} tokens/s");
+        let _ = write!(text, ", {rate:.1} tokens/s");
     }
     let silence = now.saturating_sub(working.heard_at);
     if silence >= SILENT {
-        text += &format!(", silent for {}", duration(silence));
+        let _ = write!(text, ", silent for {}", duration(silence));
     }
     text
 }
@@ -412,6 +413,6 @@ mod tests {
     fn durations_read_well() {
         assert_eq!(duration(Duration::from_millis(59_900)), "59 s");
         assert_eq!(duration(Duration::from_secs(200)), "3 min 20 s");
-        assert_eq!(duration(Duration::from_secs(7500)), "2 h 5 min");
+        assert_eq!(duration(Duration::from_mins(125)), "2 h 5 min");
     }
 }

@@ -65,7 +65,7 @@ impl Screen {
         match self.style {
             Style::Json => json_line("run", board.run.json()),
             Style::Lines => {
-                self.line(&format!("{}, {} of {} cells ended", board.run.line(), board.ended(), board.total()))
+                self.line(&format!("{}, {} of {} cells ended", board.run.line(), board.ended(), board.total()));
             }
             Style::Grid => self.redraw(board, Duration::ZERO),
         }

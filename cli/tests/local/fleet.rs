@@ -1,5 +1,7 @@
 //! A coordinator and agents as processes of their own, and the commands that people give them.
 
+#![cfg(unix)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Output, Stdio};
@@ -10,7 +12,7 @@ use serde_json::Value;
 use crate::harness::{Home, Watchdog, signal};
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A process that does not outlive its test.
 struct Service {

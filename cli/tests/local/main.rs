@@ -6,7 +6,7 @@
 mod bad_input;
 #[cfg(test)]
 mod faults;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod harness;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::actor::{Event, Handle, Link, SessionId};
@@ -183,6 +183,8 @@ impl Open {
                 Ok(Some(message)) => self.handle(message).await?,
                 // The peer's end of the stream, clean or not, says nothing about its trial.
                 Ok(None) => return Ok(()),
+                // The agent is there and has sent what can't be taken: it is told why.
+                Err(status) if status.code() == Code::OutOfRange => return Err(status),
                 Err(status) => {
                     debug!(%status, "session broke off");
                     return Ok(());

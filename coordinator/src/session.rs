@@ -13,7 +13,7 @@ use regatta_proto::pb::agent_message::Message as FromAgent;
 use regatta_proto::pb::agent_service_server::AgentService;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_proto::{PROTOCOL, pb};
-use regatta_store::{Batch, Content, EndedCell, Finished, Ingested, Reader, Store, Writer};
+use regatta_store::{Batch, EndedCell, Finished, Ingested, Reader, Record, Store, Writer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -327,11 +327,8 @@ impl Open {
 
 /// Cells that did not end well.
 fn failed_cells(batch: &Batch) -> Vec<EndedCell> {
-    let ended = batch.records.iter().filter_map(|record| match &record.content {
-        Content::CellEnd(ended) if ended.outcome != Outcome::Ok => Some(ended.clone()),
-        _ => None,
-    });
-    ended.collect()
+    let ended = batch.records.iter().filter_map(Record::cell_end);
+    ended.filter(|ended| ended.outcome != Outcome::Ok).cloned().collect()
 }
 
 fn unknown_lease(trial: &TrialId, epoch: Epoch) -> Status {

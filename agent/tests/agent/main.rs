@@ -6,6 +6,7 @@ mod barrier;
 mod common;
 mod credentials;
 #[cfg(test)]
+mod raw;
 mod session;
 #[cfg(test)]
 mod worker;

@@ -62,6 +62,14 @@ impl Record {
         Self { bytes, hash, content }
     }
 
+    /// How a cell ended, if it says that.
+    pub fn cell_end(&self) -> Option<&EndedCell> {
+        match &self.content {
+            Ready::CellEnd(ended) => Some(ended),
+            _ => None,
+        }
+    }
+
     /// BLAKE3 over its bytes.
     pub fn hash(&self) -> Digest {
         self.hash

@@ -75,6 +75,9 @@ pub struct Timing {
     pub load: Duration,
     /// Making synthetic weights.
     pub make: Duration,
+    /// A repetition, whatever those before it took: it is stuck when it takes this long and ten times as long as the
+    /// longest one before it.
+    pub repetition: Duration,
     /// A worker's exit after its last frame.
     pub exit: Duration,
     /// How long a lease counts as ours after the last sign that it was renewed.
@@ -107,6 +110,7 @@ impl Default for Timing {
             probe: Duration::from_secs(10),
             load: Duration::from_mins(15),
             make: Duration::from_hours(2),
+            repetition: Duration::from_mins(1),
             exit: Duration::from_secs(5),
             lease: Duration::from_secs(30),
             spool: Duration::from_mins(5),

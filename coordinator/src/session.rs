@@ -13,13 +13,13 @@ use regatta_proto::pb::agent_message::Message as FromAgent;
 use regatta_proto::pb::agent_service_server::AgentService;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_proto::{PROTOCOL, pb};
-use regatta_store::{Batch, Content, EndedCell, Finished, Ingested, Reader, Store, Writer};
+use regatta_store::{Batch, EndedCell, Finished, Ingested, Reader, Record, Store, Writer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::actor::{Event, Handle, Link, SessionId};
@@ -183,6 +183,8 @@ impl Open {
                 Ok(Some(message)) => self.handle(message).await?,
                 // The peer's end of the stream, clean or not, says nothing about its trial.
                 Ok(None) => return Ok(()),
+                // The agent is there and has sent what can't be taken: it is told why.
+                Err(status) if status.code() == Code::OutOfRange => return Err(status),
                 Err(status) => {
                     debug!(%status, "session broke off");
                     return Ok(());
@@ -325,11 +327,8 @@ impl Open {
 
 /// Cells that did not end well.
 fn failed_cells(batch: &Batch) -> Vec<EndedCell> {
-    let ended = batch.records.iter().filter_map(|record| match &record.content {
-        Content::CellEnd(ended) if ended.outcome != Outcome::Ok => Some(ended.clone()),
-        _ => None,
-    });
-    ended.collect()
+    let ended = batch.records.iter().filter_map(Record::cell_end);
+    ended.filter(|ended| ended.outcome != Outcome::Ok).cloned().collect()
 }
 
 fn unknown_lease(trial: &TrialId, epoch: Epoch) -> Status {

@@ -145,7 +145,11 @@ pub(crate) fn batch(wire: pb::RecordBatch) -> Result<Batch, Status> {
         let said = wire.crc32c;
         return Err(Status::data_loss(format!("batch: checksum is {found:#010x}, the agent said {said:#010x}")));
     }
-    let records = wire.records.into_iter().map(|bytes| Record { content: content(&bytes), bytes }).collect();
+    let record = |bytes: Vec<u8>| {
+        let content = content(&bytes);
+        Record::new(bytes, content)
+    };
+    let records = wire.records.into_iter().map(record).collect();
     Ok(Batch { trial, epoch, first_seq: wire.first_seq, records })
 }
 

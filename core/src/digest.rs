@@ -71,6 +71,17 @@ impl From<Digest> for String {
     }
 }
 
+impl Digest {
+    /// The digest of a list of digests: changes with any of them, with their order and with their number.
+    pub fn over(digests: impl IntoIterator<Item = Self>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for digest in digests {
+            hasher.update(&digest.0);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())

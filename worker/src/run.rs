@@ -29,7 +29,7 @@ use regatta_proto::convert::{WireError, cell_end};
 use regatta_proto::frame::{self, FrameError};
 use regatta_proto::pb::{self, from_worker, to_worker};
 
-use crate::backend::fake::Fault;
+use crate::backend::fake::{Fault, Ledger};
 use crate::backend::{Backend, BackendError, Info, Load, load};
 use crate::measure::{self, Conditions, Halt, Observer};
 use crate::prompt::Input;
@@ -298,9 +298,13 @@ impl Loaded {
             _ => None,
         };
         let (repetitions, weight_bytes) = (assignment.trial.policy.repetitions, self.info.weight_bytes);
+        let ledger = match assignment.trial.backend {
+            BackendKind::Fake => Ledger::from_environment().map_err(BackendError::engine)?,
+            _ => None,
+        };
         let in_group = assignment.trial.group.as_ref().is_some_and(|group| group.replicas > 1);
         let barrier = in_group.then(|| cell.hash.0.as_bytes().to_vec());
-        let mut reporter = Reporter { link, fault, repetitions, weight_bytes, barrier };
+        let mut reporter = Reporter { link, fault, ledger, repetitions, weight_bytes, barrier };
         let mut session = self.backend.open(&input.plan)?;
         measure::measure(&mut *session, &input, self.tokenizer.as_ref(), &conditions, &mut reporter)
     }
@@ -341,6 +345,7 @@ fn flags(assignment: &Assignment) -> Flags {
 struct Reporter<'l> {
     link: &'l mut Link,
     fault: Option<Fault>,
+    ledger: Option<Ledger>,
     repetitions: u32,
     /// Bytes that a decode step reads.
     weight_bytes: u64,
@@ -371,9 +376,17 @@ impl Observer for Reporter<'_> {
         if faster_than_physics(&sample, self.weight_bytes) {
             sample.flags.insert(Flag::FasterThanPhysics);
         }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.given(&sample).map_err(BackendError::engine)?;
+        }
         self.link.send(from_worker::Message::Sample((&sample).into()))?;
         self.link.samples += 1;
-        self.link.wait()
+        let answer = self.link.wait();
+        // Told to stop instead, nobody knows whether the agent has read it yet.
+        if let (Some(ledger), Ok(())) = (&mut self.ledger, &answer) {
+            ledger.taken(&sample).map_err(BackendError::engine)?;
+        }
+        answer
     }
 }
 

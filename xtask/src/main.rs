@@ -5,6 +5,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
 
 mod command;
+#[cfg(test)]
+mod faults;
 mod fixtures;
 mod setup;
 
@@ -19,6 +21,7 @@ usage: cargo xtask COMMAND [--no-install]
   demo     build, run scenarios/demo.toml on this machine, and say where the report is
   test     check format and lints, run all tests
   bench    run the benchmarks
+  chaos    kill, stop and cut a fleet at random: --seeds N (200), --from S (0)
   setup    only find and install what the build needs
   smollm2  fetch the real model that tests and scenarios/smollm2.toml use
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => demo(install, rest),
         ["test"] => test(install),
         ["bench"] => bench(install),
+        ["chaos", rest @ ..] => chaos(install, rest),
         ["setup"] => setup::run(install, &setup::BUILD),
         ["smollm2"] => smollm2(install),
         ["help" | "--help" | "-h"] | [] => {
@@ -101,6 +105,25 @@ fn bench(install: bool) -> Result<(), Failure> {
     setup::run(install, &setup::BUILD)?;
     build()?;
     cargo(&["bench", "--workspace", "--benches"]).run()
+}
+
+/// One run of a fleet under random faults for each seed. Its workers have the scripted engine only.
+fn chaos(install: bool, arguments: &[&str]) -> Result<(), Failure> {
+    let (mut seeds, mut from) = (200, 0);
+    for pair in arguments.chunks(2) {
+        let number = pair.get(1).and_then(|text| text.parse::<u64>().ok());
+        match (pair[0], number) {
+            ("--seeds", Some(number)) => seeds = number,
+            ("--from", Some(number)) => from = number,
+            _ => return Err(Failure(format!("chaos: {}: use --seeds N --from S", pair.join(" ")))),
+        }
+    }
+    setup::run(install, &setup::BUILD)?;
+    build()?;
+    let test = "chaos::nothing_is_lost_and_nothing_is_counted_twice";
+    cargo(&["test", "--release", "--package", "regatta", "--test", "fleet", "--", "--exact", test, "--nocapture"])
+        .env("REGATTA_CHAOS", format!("{from}..{}", from + seeds))
+        .run()
 }
 
 fn smollm2(install: bool) -> Result<(), Failure> {

@@ -123,7 +123,7 @@ pub enum Room {
 pub struct FinishMark {
     /// Sequence number of the last record; also their count.
     pub last_seq: u64,
-    /// BLAKE3 over all records, one after the other.
+    /// [`Digest::over`] the digests of all records, in order.
     pub digest: Digest,
 }
 
@@ -176,7 +176,7 @@ struct Location {
 struct Entry {
     records: BTreeMap<u64, Location>,
     last_seq: u64,
-    /// Over records 1 to `last_seq`; means nothing once one is missing.
+    /// Over the digests of records 1 to `last_seq`, as in [`Digest::over`]; means nothing once one is missing.
     hasher: blake3::Hasher,
     finish: Option<FinishMark>,
     segments: BTreeSet<u64>,
@@ -186,7 +186,7 @@ struct Entry {
 impl Entry {
     fn add(&mut self, seq: u64, body: &[u8], location: Location) {
         if seq == self.last_seq + 1 {
-            self.hasher.update(body);
+            self.hasher.update(Digest::of(body).as_bytes());
         } else if !self.records.contains_key(&seq) {
             self.damaged = true;
         }

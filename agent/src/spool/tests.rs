@@ -46,7 +46,8 @@ fn records_and_the_end_survive_a_restart() {
     assert_eq!(spool.append(&second, b"x").unwrap(), 1);
     assert_eq!(spool.append(&first, b"b").unwrap(), 2);
     let mark = spool.finish(&first).unwrap();
-    assert_eq!(mark, FinishMark { last_seq: 2, digest: Digest::of(b"ab") });
+    let digest = |bodies: [&[u8]; 2]| Digest::over(bodies.map(Digest::of));
+    assert_eq!(mark, FinishMark { last_seq: 2, digest: digest([b"a", b"b"]) });
     let heads = spool.heads();
     drop(spool);
 
@@ -56,7 +57,7 @@ fn records_and_the_end_survive_a_restart() {
     assert_eq!(bodies(&mut spool, &first), [(1, b"a".to_vec()), (2, b"b".to_vec())]);
     assert!(matches!(spool.append(&first, b"c"), Err(SpoolError::Finished(_))));
     assert_eq!(spool.append(&second, b"y").unwrap(), 2);
-    assert_eq!(spool.finish(&second).unwrap().digest, Digest::of(b"xy"));
+    assert_eq!(spool.finish(&second).unwrap().digest, digest([b"x", b"y"]));
     assert!(spool.damage().is_empty());
 }
 
@@ -247,4 +248,41 @@ proptest! {
         prop_assert_eq!(bodies(&mut spool, &key(0, 1)).last().cloned(), Some((seq, b"after the crash".to_vec())));
         prop_assert!(spool.damage().is_empty());
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_takes_whole_records_or_none_and_more_when_there_is_room_again() {
+    let folder = TempDir::new().unwrap();
+    let mount = |arguments: &[&str]| std::process::Command::new("mount").args(arguments).arg(folder.path()).output();
+    let mounted = mount(&["-t", "tmpfs", "-o", "size=256k", "tmpfs"]);
+    if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
+        #[expect(clippy::print_stdout, reason = "a test that is skipped says why")]
+        {
+            println!("skipped: a small file system can't be mounted here: {mounted:?}");
+        }
+        return;
+    }
+    let spool_folder = folder.path().join("spool");
+    let mut spool = Spool::open(&spool_folder, QUOTA).unwrap();
+    let key = key(0, 1);
+    let mut taken = 0;
+    let error = loop {
+        match spool.append(&key, &[7; 3000]) {
+            Ok(seq) => taken = seq,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SpoolError::Io { .. }), "{error}");
+    assert!(taken > 10, "{taken}");
+    drop(spool);
+    let mut spool = Spool::open(&spool_folder, QUOTA).unwrap();
+    assert_eq!(bodies(&mut spool, &key).len() as u64, taken);
+    assert!(spool.damage().is_empty(), "nothing half-written: {:?}", spool.damage());
+    // Everything was delivered: there is room again.
+    spool.discard(&key).unwrap();
+    assert_eq!(spool.append(&key, &[7; 3000]).unwrap(), 1);
+    drop(spool);
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(folder.path()).status().unwrap();
+    assert!(unmounted.success());
 }

@@ -303,11 +303,15 @@ impl Run<'_> {
                 *clock = Clock::start("the cell", self.trial.policy.timeout);
             }
             Step::CellStarted(cell) => self.progress(Some(cell), "warming up", 0, 0.0),
-            Step::Warmup { cell, repetitions } => self.progress(Some(cell), "warming up", repetitions, 0.0),
+            Step::Warmup { cell, repetitions } => {
+                clock.repetition_over(self.context.timing.repetition);
+                self.progress(Some(cell), "warming up", repetitions, 0.0);
+            }
             // Handled where the wait is; and a worker that was stopped there does not begin.
             Step::AtBarrier(_) => {}
             Step::Begun(gate) => self.context.barriers.begun(self.key.clone(), gate),
             Step::Sample { cell, sample, repetitions, decode_rate, last } => {
+                clock.repetition_over(self.context.timing.repetition);
                 if let Some(cut) = self.write_sample(*sample).await? {
                     return Ok(Some(Heard::Cut(cut)));
                 }
@@ -516,25 +520,55 @@ enum Heard {
     Cut(Cut),
 }
 
-/// The time that something may take.
+/// A repetition that takes so many times as long as the longest one so far is not going to end.
+const PATIENCE_FACTOR: u32 = 10;
+
+/// The time that something may take. A cell may take long, but once it has shown how long its repetitions take, one that
+/// takes far longer is stuck: there is no need to wait for the cell's end to know that.
 struct Clock {
     what: &'static str,
     limit: Duration,
+    /// When time is up: the end of the whole, or of the repetition in hand.
     deadline: Instant,
+    /// The end of the whole.
+    end: Instant,
+    /// When the repetition in hand began.
+    since: Instant,
+    /// The longest repetition so far.
+    longest: Duration,
+    /// How long the repetition in hand may take; `None` before the first one.
+    patience: Option<Duration>,
 }
 
 impl Clock {
     fn start(what: &'static str, limit: Duration) -> Self {
-        Self { what, limit, deadline: Instant::now() + limit }
+        let since = Instant::now();
+        let end = since + limit;
+        Self { what, limit, deadline: end, end, since, longest: Duration::ZERO, patience: None }
     }
 
     /// The agent was what took so long.
     fn pause(&mut self, duration: Duration) {
         self.deadline += duration;
+        self.end += duration;
+        self.since += duration;
+    }
+
+    /// A repetition is over, and the next one begins. `least` is what any repetition may take.
+    fn repetition_over(&mut self, least: Duration) {
+        let now = Instant::now();
+        self.longest = self.longest.max(now.saturating_duration_since(self.since));
+        self.since = now;
+        let patience = least.max(self.longest.saturating_mul(PATIENCE_FACTOR));
+        self.patience = Some(patience);
+        self.deadline = self.end.min(now + patience);
     }
 
     fn cut(&self) -> Cut {
-        Cut::Deadline { what: self.what, limit: self.limit }
+        match self.patience {
+            Some(limit) if self.deadline < self.end => Cut::Deadline { what: "the next repetition", limit },
+            _ => Cut::Deadline { what: self.what, limit: self.limit },
+        }
     }
 }
 

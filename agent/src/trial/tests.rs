@@ -229,6 +229,22 @@ async fn a_cell_that_breaks_its_worker_ends_alone_and_keeps_what_was_measured() 
 }
 
 #[tokio::test]
+async fn a_repetition_that_takes_far_longer_than_those_before_is_not_waited_for_until_the_cell_ends() {
+    let trial = trial();
+    let cells = &trial.cells;
+    let stuck = vec![loaded(), started(&cells[0]), sample(&cells[0], 0)];
+    let mut scripted = Scripted::new().launch(stuck, "sleep 600").launch(good(&cells[1..]), "");
+    scripted.timing.repetition = Duration::from_millis(300);
+    let begun = std::time::Instant::now();
+    let (end, records) = scripted.run(&trial).await;
+    assert_eq!(end, End::Finished);
+    let mut expected = vec!["worker fake 1", "a 0", "a timeout: no end of the next repetition within"];
+    expected.extend(B_MEASURED);
+    assert_records(&records, &expected);
+    assert!(begun.elapsed() < trial.policy.timeout / 2);
+}
+
+#[tokio::test]
 async fn a_model_that_can_not_be_loaded_ends_all_cells_at_once() {
     let failed = M::LoadFailed(pb::LoadFailed { kind: "oom_device".to_owned(), detail: "14 GB".to_owned() });
     for (messages, then, detail) in [

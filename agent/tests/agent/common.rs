@@ -189,8 +189,13 @@ impl Coordinator {
 
 /// A configuration with everything under `folder` and short pauses.
 pub(crate) fn config(folder: &Path, coordinator: &Coordinator) -> AgentConfig {
+    config_for(folder, coordinator.uri.clone())
+}
+
+/// The same, for a coordinator of another kind.
+pub(crate) fn config_for(folder: &Path, coordinator: tonic::transport::Uri) -> AgentConfig {
     let id = "here".parse().unwrap();
-    let mut config = AgentConfig::new(id, coordinator.uri.clone(), folder.join("models"), folder.join("spool"));
+    let mut config = AgentConfig::new(id, coordinator, folder.join("models"), folder.join("spool"));
     config.search_beside_program = false;
     config.timing = Timing {
         backoff_min: Duration::from_millis(1),

@@ -7,6 +7,7 @@ mod common;
 #[cfg(test)]
 mod credentials;
 #[cfg(test)]
+mod raw;
 mod session;
 #[cfg(test)]
 mod worker;

@@ -13,10 +13,9 @@ use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::id::{RunId, TrialId};
-use regatta_core::sample::Sample;
+use regatta_core::sample::{InvalidSample, Sample};
 use regatta_core::trial::{Epoch, TrialState};
-use sqlx::QueryBuilder;
-use sqlx::sqlite::{Sqlite, SqliteConnection};
+use sqlx::sqlite::SqliteConnection;
 
 use crate::blob::SampleRow;
 use crate::cells::{self, EndedCell, Under};
@@ -24,11 +23,9 @@ use crate::error::StoreError;
 use crate::events::{self, Event};
 use crate::read::WorkerFacts;
 use crate::row::{Columns, stored, unix_ns};
+use crate::stream::{self, RecordRow};
 use crate::trials::{self, LeaseState, MAX_ATTEMPTS};
 use crate::writer::Change;
-
-/// Rows of one statement: far below SQLite's limit of 32,766 bound values.
-const ROWS_PER_STATEMENT: usize = 500;
 
 /// Records of one lease, in sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,13 +40,40 @@ pub struct Batch {
     pub records: Vec<Record>,
 }
 
-/// A record as it came, and what it says.
+/// A record as it came, and what it says, ready to be stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// The bytes, as in the agent's spool.
-    pub bytes: Vec<u8>,
-    /// What they say.
-    pub content: Content,
+    bytes: Vec<u8>,
+    hash: Digest,
+    content: Ready,
+}
+
+impl Record {
+    /// A record from its bytes, as in the agent's spool, and what they say. All work that needs no database is done
+    /// here, by whoever receives the record: the writer is one task, and everybody waits for it.
+    pub fn new(bytes: Vec<u8>, content: Content) -> Self {
+        let hash = Digest::of(&bytes);
+        let content = match content {
+            Content::Sample(sample) => Ready::Sample(Box::new(Measured::of(&sample))),
+            Content::CellEnd(ended) => Ready::CellEnd(ended),
+            Content::Worker(facts) => Ready::Worker(facts),
+            Content::Unreadable(reason) => Ready::Unreadable(reason),
+        };
+        Self { bytes, hash, content }
+    }
+
+    /// How a cell ended, if it says that.
+    pub fn cell_end(&self) -> Option<&EndedCell> {
+        match &self.content {
+            Ready::CellEnd(ended) => Some(ended),
+            _ => None,
+        }
+    }
+
+    /// BLAKE3 over its bytes.
+    pub fn hash(&self) -> Digest {
+        self.hash
+    }
 }
 
 /// What a record says.
@@ -63,6 +87,39 @@ pub enum Content {
     Worker(WorkerFacts),
     /// Nothing that could be understood, for the reason given.
     Unreadable(String),
+}
+
+/// What a record says, as far as it can be judged and converted without the database.
+#[derive(Debug, Clone, PartialEq)]
+enum Ready {
+    Sample(Box<Measured>),
+    CellEnd(EndedCell),
+    Worker(WorkerFacts),
+    Unreadable(String),
+}
+
+/// A sample on its way into the database.
+#[derive(Debug, Clone, PartialEq)]
+struct Measured {
+    cell: CellHash,
+    epoch: Epoch,
+    repetition: u32,
+    batch: u32,
+    /// Token times that it has.
+    steps: usize,
+    /// Its row, or the rule of its own that it breaks.
+    row: Result<SampleRow, String>,
+}
+
+impl Measured {
+    fn of(sample: &Sample) -> Self {
+        let steps = sample.times.tokens.len();
+        // Whether there are as many steps as the workload asks for is not known yet; everything else is.
+        let checked = sample.check(u32::try_from(steps).unwrap_or(u32::MAX)).map_err(|error| error.to_string());
+        let row = checked.and_then(|()| SampleRow::of(sample).map_err(|error| error.to_string()));
+        let key = &sample.key;
+        Self { cell: key.cell, epoch: key.epoch, repetition: key.repetition, batch: sample.batch, steps, row }
+    }
 }
 
 /// What came of a batch.
@@ -158,7 +215,7 @@ async fn keep_conflicts(
     let known = stored_hashes(db, under, first_seq, records.len()).await?;
     let mut conflicts = 0;
     for (seq, record) in (first_seq..).zip(records) {
-        let hash = Digest::of(&record.bytes);
+        let hash = record.hash;
         if known.get(&seq) == Some(&hash) {
             continue;
         }
@@ -220,14 +277,18 @@ async fn note_stale(db: &mut SqliteConnection, at: Timestamp, under: Under<'_>) 
 }
 
 /// What a sample must fit.
-struct CellRules {
+#[derive(Debug)]
+pub(crate) struct CellRules {
     /// Tokens its workload generates.
     generate: u32,
     /// Sequences its workload has side by side.
     batch: u32,
 }
 
-async fn cell_rules(db: &mut SqliteConnection, trial: &TrialId) -> Result<HashMap<CellHash, CellRules>, StoreError> {
+pub(crate) async fn cell_rules(
+    db: &mut SqliteConnection,
+    trial: &TrialId,
+) -> Result<HashMap<CellHash, CellRules>, StoreError> {
     let rows = sqlx::query(
         "SELECT cell_hash, generate, json_extract(workload, '$.batch') AS batch FROM cells WHERE trial_id = ?",
     )
@@ -255,22 +316,22 @@ async fn store_fresh(
     let mut samples = Vec::new();
     for (seq, record) in (first_seq..).zip(records) {
         match &record.content {
-            Content::Sample(sample) => match accept(sample, under.epoch, lease, &rules) {
+            Ready::Sample(sample) => match accept(sample, under.epoch, lease, &rules) {
                 Ok(row) => samples.push(Accepted { seq, row, bytes: &record.bytes }),
                 Err(reason) => {
-                    reject(db, at, under, seq, Some(&sample.key.cell), &reason, &record.bytes).await?;
+                    reject(db, at, under, seq, Some(&sample.cell), &reason, &record.bytes).await?;
                     stored.rejected += 1;
                 }
             },
-            Content::CellEnd(ended) => {
+            Ready::CellEnd(ended) => {
                 // Its samples come before it, and its end is judged by them.
                 insert_samples(db, at, under, &mut samples, stored).await?;
                 if !stored.stale {
                     stored.ended.extend(end_cell(db, at, under, lease, ended).await?);
                 }
             }
-            Content::Worker(facts) => insert_worker(db, under, facts).await?,
-            Content::Unreadable(reason) => {
+            Ready::Worker(facts) => insert_worker(db, under, facts).await?,
+            Ready::Unreadable(reason) => {
                 reject(db, at, under, seq, None, reason, &record.bytes).await?;
                 stored.rejected += 1;
             }
@@ -286,30 +347,46 @@ async fn store_fresh(
 /// A sample that keeps the rules, with the record it came in.
 struct Accepted<'a> {
     seq: u64,
-    row: SampleRow,
+    row: &'a SampleRow,
     bytes: &'a [u8],
 }
 
-/// The sample as a row, or the rule it breaks.
-fn accept(
-    sample: &Sample,
+/// The sample's row, or the rule it breaks.
+fn accept<'s>(
+    sample: &'s Measured,
     epoch: Epoch,
     lease: &LeaseState,
     rules: &HashMap<CellHash, CellRules>,
-) -> Result<SampleRow, String> {
-    let key = &sample.key;
-    let rules = rules.get(&key.cell).ok_or_else(|| format!("cell {} is not part of the trial", key.cell.0.short()))?;
-    if key.epoch != epoch {
-        return Err(format!("sample of epoch {} in a batch of epoch {}", key.epoch.0, epoch.0));
+) -> Result<&'s SampleRow, String> {
+    let cell = &sample.cell;
+    let rules = rules.get(cell).ok_or_else(|| format!("cell {} is not part of the trial", cell.0.short()))?;
+    if sample.epoch != epoch {
+        return Err(format!("sample of epoch {} in a batch of epoch {}", sample.epoch.0, epoch.0));
     }
-    if key.repetition >= lease.repetitions {
-        return Err(format!("repetition {} where {} were asked for", key.repetition, lease.repetitions));
+    if sample.repetition >= lease.repetitions {
+        return Err(format!("repetition {} where {} were asked for", sample.repetition, lease.repetitions));
     }
     if sample.batch != rules.batch {
         return Err(format!("batch is {} where the workload has {}", sample.batch, rules.batch));
     }
-    sample.check(rules.generate).map_err(|error| error.to_string())?;
-    SampleRow::of(sample).map_err(|error| error.to_string())
+    let expected = rules.generate as usize;
+    if sample.steps != expected {
+        return Err(InvalidSample::TokenCount { found: sample.steps, expected }.to_string());
+    }
+    sample.row.as_ref().map_err(Clone::clone)
+}
+
+/// The rows of a batch that is nothing but samples which keep the rules; `None` for any other one.
+pub(crate) fn plain_samples<'b>(
+    batch: &'b Batch,
+    lease: &LeaseState,
+    rules: &HashMap<CellHash, CellRules>,
+) -> Option<Vec<&'b SampleRow>> {
+    let row = |record: &'b Record| match &record.content {
+        Ready::Sample(sample) => accept(sample, batch.epoch, lease, rules).ok(),
+        _ => None,
+    };
+    batch.records.iter().map(row).collect()
 }
 
 async fn insert_records(
@@ -318,25 +395,11 @@ async fn insert_records(
     first_seq: u64,
     records: &[Record],
 ) -> Result<(), StoreError> {
-    let mut seq = stored("seq", first_seq)?;
-    for chunk in records.chunks(ROWS_PER_STATEMENT) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO records (trial_id, epoch, seq, hash, bytes) ");
-        query.push_values(chunk, |mut row, record| {
-            row.push_bind(under.trial.as_str())
-                .push_bind(under.epoch.0)
-                .push_bind(seq)
-                .push_bind(Digest::of(&record.bytes).as_bytes().to_vec())
-                .push_bind(record.bytes.as_slice());
-            seq += 1;
-        });
-        query.build().execute(&mut *db).await?;
-    }
-    Ok(())
+    let row =
+        |(seq, record): (i64, &Record)| RecordRow { trial: under.trial, epoch: under.epoch, seq, hash: record.hash };
+    let rows: Vec<_> = (stored("seq", first_seq)?..).zip(records).map(row).collect();
+    stream::insert_records(db, &rows).await
 }
-
-const SAMPLE_COLUMNS: &str = "run_id, cell_hash, epoch, repetition, started_at_unix_ns, tokenized_ns, prefill_start_ns,
-    prefill_done_ns, token_times, end_ns, prompt_tokens, prompt_digest, batch, output, load_ns, first_repetition_ns,
-    warmup_repetitions, peak_rss_bytes, threads, flags";
 
 /// Stores samples and empties the list.
 async fn insert_samples(
@@ -346,37 +409,12 @@ async fn insert_samples(
     samples: &mut Vec<Accepted<'_>>,
     stored: &mut Stored,
 ) -> Result<(), StoreError> {
-    for chunk in samples.chunks(ROWS_PER_STATEMENT) {
-        let mut query = QueryBuilder::<Sqlite>::new(format!("INSERT INTO samples ({SAMPLE_COLUMNS}) "));
-        query.push_values(chunk, |mut row, Accepted { row: sample, .. }| {
-            row.push_bind(under.run.as_str())
-                .push_bind(sample.cell.as_slice())
-                .push_bind(sample.epoch)
-                .push_bind(sample.repetition)
-                .push_bind(sample.started_at_unix_ns)
-                .push_bind(sample.tokenized_ns)
-                .push_bind(sample.prefill_start_ns)
-                .push_bind(sample.prefill_done_ns)
-                .push_bind(sample.token_times.as_slice())
-                .push_bind(sample.end_ns)
-                .push_bind(sample.prompt_tokens)
-                .push_bind(sample.prompt_digest.as_slice())
-                .push_bind(sample.batch)
-                .push_bind(sample.output.as_slice())
-                .push_bind(sample.load_ns)
-                .push_bind(sample.first_repetition_ns)
-                .push_bind(sample.warmup_repetitions)
-                .push_bind(sample.peak_rss_bytes)
-                .push_bind(sample.threads)
-                .push_bind(sample.flags.as_str());
-        });
-        query.push(" ON CONFLICT DO NOTHING");
-        let inserted = query.build().execute(&mut *db).await?.rows_affected();
-        stored.samples += inserted;
-        if inserted < chunk.len() as u64 {
-            for sample in chunk {
-                keep_if_different(db, at, under, sample, stored).await?;
-            }
+    let rows: Vec<_> = samples.iter().map(|sample| (under.run, sample.row)).collect();
+    let inserted = stream::insert_samples(db, &rows).await?;
+    stored.samples += inserted;
+    if inserted < samples.len() as u64 {
+        for sample in samples.iter() {
+            keep_if_different(db, at, under, sample, stored).await?;
         }
     }
     samples.clear();
@@ -399,7 +437,7 @@ async fn keep_if_different(
             .bind(sample.row.repetition)
             .fetch_one(&mut *db)
             .await?;
-    if SampleRow::read(&first)? == sample.row {
+    if SampleRow::read(&first)? == *sample.row {
         return Ok(());
     }
     let reason = format!("repetition {} differs from the one stored before", sample.row.repetition);

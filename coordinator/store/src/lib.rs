@@ -5,6 +5,7 @@
 //! changes of one aggregate. Rows are converted to the words of the domain here and nowhere else.
 
 mod agents;
+mod backup;
 mod blob;
 mod cells;
 mod error;
@@ -19,6 +20,7 @@ mod retry;
 mod row;
 mod runs;
 mod schema;
+mod stream;
 mod tokens;
 mod trials;
 mod writer;

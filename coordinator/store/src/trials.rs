@@ -489,7 +489,7 @@ pub struct Finish {
     pub epoch: Epoch,
     /// Number of the last record; also their count.
     pub last_seq: u64,
-    /// BLAKE3 over all records of the lease, one after the other.
+    /// [`Digest::over`] the digests of all records of the lease, in order.
     pub digest: Digest,
 }
 
@@ -560,13 +560,13 @@ impl Finish {
     }
 }
 
-/// BLAKE3 over the stored records, one after the other.
+/// BLAKE3 over the hashes of the stored records, one after the other.
 async fn records_digest(db: &mut SqliteConnection, trial: &TrialId, epoch: Epoch) -> Result<Digest, StoreError> {
-    let mut hasher = blake3::Hasher::new();
+    let mut digests = Vec::new();
     let mut after = 0;
     loop {
         let rows = sqlx::query(
-            "SELECT seq, bytes FROM records WHERE trial_id = ? AND epoch = ? AND seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, hash FROM records WHERE trial_id = ? AND epoch = ? AND seq > ? ORDER BY seq LIMIT ?",
         )
         .bind(trial.as_str())
         .bind(epoch.0)
@@ -577,10 +577,10 @@ async fn records_digest(db: &mut SqliteConnection, trial: &TrialId, epoch: Epoch
         let Some(last) = rows.last() else { break };
         after = last.integer("seq")?;
         for row in &rows {
-            hasher.update(&row.bytes("bytes")?);
+            digests.push(row.digest("hash")?);
         }
     }
-    Digest::try_from(hasher.finalize().as_bytes().as_slice()).map_err(|error| row::unreadable("records", &error))
+    Ok(Digest::over(digests))
 }
 
 async fn note_mismatch(
@@ -629,15 +629,10 @@ async fn stale_finish(db: &mut SqliteConnection, at: Timestamp, under: Under<'_>
     events::record(db, at, event).await
 }
 
-/// Marks the lease's records as complete. Their bytes are not needed any more; their hashes stay.
+/// Marks the lease's records as complete.
 async fn close_delivery(db: &mut SqliteConnection, at: Timestamp, under: Under<'_>) -> Result<(), StoreError> {
     sqlx::query("UPDATE deliveries SET finished_at_unix_ns = ? WHERE trial_id = ? AND epoch = ?")
         .bind(unix_ns(at))
-        .bind(under.trial.as_str())
-        .bind(under.epoch.0)
-        .execute(&mut *db)
-        .await?;
-    sqlx::query("UPDATE records SET bytes = NULL WHERE trial_id = ? AND epoch = ?")
         .bind(under.trial.as_str())
         .bind(under.epoch.0)
         .execute(db)

@@ -1,6 +1,7 @@
 //! The one task that writes. Changes come in through a bounded channel; those that wait while a commit is on its way
 //! to the disk share the next one. A change is answered after the commit that holds it, so an answer is a promise.
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -12,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::error::StoreError;
+use crate::ingest::{Batch, Ingested};
+use crate::stream::Streams;
 
 /// Changes that may wait.
 const QUEUE: usize = 256;
 
-/// Rows that one commit takes, about.
-const GROUP_ROWS: usize = 500;
+/// Rows that one commit takes, about: enough for the wait for the disk to be shared by many, few enough for nobody to
+/// wait long.
+const GROUP_ROWS: usize = 2000;
 
 /// A change of the database: applied as a whole or not at all, and safe to apply a second time when the first one was
 /// rolled back.
@@ -60,6 +64,10 @@ pub(crate) type JobFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StoreErro
 pub(crate) trait Job: Send {
     fn apply<'a>(&'a mut self, db: &'a mut SqliteConnection, at: Timestamp) -> JobFuture<'a>;
     fn rows(&self) -> usize;
+    /// The change, if it is a batch of records.
+    fn batch(&self) -> Option<&Batch>;
+    /// What came of the batch, which was applied together with others.
+    fn ingested(&mut self, ingested: Ingested);
     /// Sends the outcome of the last `apply`.
     fn answer(self: Box<Self>);
     fn fail(self: Box<Self>, error: StoreError);
@@ -81,6 +89,16 @@ impl<C: Change> Job for Pending<C> {
 
     fn rows(&self) -> usize {
         self.change.rows()
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        (&self.change as &dyn Any).downcast_ref()
+    }
+
+    fn ingested(&mut self, ingested: Ingested) {
+        if let Some(outcome) = (&mut self.outcome as &mut dyn Any).downcast_mut() {
+            *outcome = Some(ingested);
+        }
     }
 
     fn answer(self: Box<Self>) {
@@ -106,6 +124,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     clock: fn() -> Timestamp,
 ) {
+    let mut streams = Streams::default();
     loop {
         let job = tokio::select! {
             job = jobs.recv() => job,
@@ -116,7 +135,7 @@ pub(crate) async fn run(
         };
         let Some(first) = job else { break };
         let group = gather(first, &mut jobs);
-        commit(&mut db, group, clock()).await;
+        commit(&mut db, &mut streams, group, clock()).await;
     }
     close(db).await;
 }
@@ -134,16 +153,15 @@ fn gather(first: Box<dyn Job>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<B
 }
 
 /// Commits the group; where that fails, each change by itself, so that a broken one fails alone.
-async fn commit(db: &mut SqliteConnection, mut group: Vec<Box<dyn Job>>, at: Timestamp) {
-    if group.len() > 1 {
-        match try_commit(db, &mut group, at).await {
-            Ok(()) => return group.into_iter().for_each(Job::answer),
-            Err(error) => debug!(changes = group.len(), %error, "group rolled back, trying its changes one by one"),
-        }
+async fn commit(db: &mut SqliteConnection, streams: &mut Streams, mut group: Vec<Box<dyn Job>>, at: Timestamp) {
+    match try_commit(db, &mut group, at, Some(&mut *streams)).await {
+        Ok(()) => return group.into_iter().for_each(Job::answer),
+        Err(error) => debug!(changes = group.len(), %error, "group rolled back, trying its changes one by one"),
     }
+    streams.forget();
     for job in group {
         let mut single = [job];
-        let result = try_commit(db, &mut single, at).await;
+        let result = try_commit(db, &mut single, at, None).await;
         let [job] = single;
         match result {
             Ok(()) => job.answer(),
@@ -153,15 +171,42 @@ async fn commit(db: &mut SqliteConnection, mut group: Vec<Box<dyn Job>>, at: Tim
 }
 
 /// No timeout and no `select!` around this: a transaction is committed or rolled back, never dropped half-way.
-async fn try_commit(db: &mut SqliteConnection, group: &mut [Box<dyn Job>], at: Timestamp) -> Result<(), StoreError> {
-    let mut transaction = db.begin_with("BEGIN IMMEDIATE").await?;
-    for job in group.iter_mut() {
-        if let Err(error) = job.apply(&mut transaction, at).await {
-            transaction.rollback().await?;
-            return Err(error);
+///
+/// In plain SQL: a full disk makes SQLite itself roll back, and a transaction that is counted elsewhere would then be one
+/// too many for ever.
+async fn try_commit(
+    db: &mut SqliteConnection,
+    group: &mut [Box<dyn Job>],
+    at: Timestamp,
+    together: Option<&mut Streams>,
+) -> Result<(), StoreError> {
+    let committed = async {
+        execute(db, "BEGIN IMMEDIATE").await?;
+        match together {
+            Some(streams) => streams.apply(db, group, at).await?,
+            None => apply_in_turn(db, group, at).await?,
+        }
+        execute(db, "COMMIT").await
+    }
+    .await;
+    if committed.is_err() {
+        // It may have been rolled back already; what counts is that no transaction is open when the next one begins.
+        if let Err(error) = execute(db, "ROLLBACK").await {
+            debug!(%error, "nothing to roll back");
         }
     }
-    transaction.commit().await?;
+    committed
+}
+
+async fn execute(db: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::query(sql).execute(db).await?;
+    Ok(())
+}
+
+async fn apply_in_turn(db: &mut SqliteConnection, group: &mut [Box<dyn Job>], at: Timestamp) -> Result<(), StoreError> {
+    for job in group.iter_mut() {
+        job.apply(db, at).await?;
+    }
     Ok(())
 }
 

@@ -8,4 +8,5 @@ mod fleet;
 mod leases;
 mod replicas;
 mod runs;
+mod strain;
 mod support;

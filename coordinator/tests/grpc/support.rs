@@ -65,7 +65,10 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(dir: &Path) -> Self {
-        let config = Config { clock: || Timestamp::UNIX_EPOCH, ..Config::new(dir.join("regatta.db")) };
+        Self::with(Config { clock: || Timestamp::UNIX_EPOCH, ..Config::new(dir.join("regatta.db")) }).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
         let bound = Coordinator::bind(config).await.unwrap();
         let (addr, reader, shutdown) = (bound.addr(), bound.reader(), CancellationToken::new());
         let mut tasks = JoinSet::new();
@@ -81,6 +84,15 @@ impl Server {
 
     async fn channel(&self) -> Channel {
         Channel::from_shared(format!("http://{}", self.addr)).unwrap().connect().await.unwrap()
+    }
+
+    /// Connections that are open already.
+    pub(crate) async fn channels(&self, count: usize) -> Vec<Channel> {
+        let mut channels = Vec::new();
+        for _ in 0..count {
+            channels.push(self.channel().await);
+        }
+        channels
     }
 
     pub(crate) async fn people(&self) -> RunServiceClient<Channel> {
@@ -147,8 +159,15 @@ impl Agent {
     }
 
     pub(crate) async fn greet(server: &Server, hello: pb::AgentHello) -> Result<(Self, pb::CoordinatorHello), Status> {
+        Self::greet_over(server.channel().await, hello).await
+    }
+
+    pub(crate) async fn greet_over(
+        channel: Channel,
+        hello: pb::AgentHello,
+    ) -> Result<(Self, pb::CoordinatorHello), Status> {
         let (outbound, messages) = mpsc::channel(64);
-        let mut client = AgentServiceClient::new(server.channel().await);
+        let mut client = AgentServiceClient::new(channel);
         let inbound = client.session(ReceiverStream::new(messages)).await?.into_inner();
         let mut agent = Self { outbound: Some(outbound), inbound };
         agent.send(ToCoordinator::Hello(hello)).await;
@@ -231,7 +250,7 @@ impl Agent {
             trial_id: trial.to_owned(),
             epoch,
             last_seq: records.len() as u64,
-            digest: Digest::of(&records.concat()).as_bytes().to_vec(),
+            digest: Digest::over(records.iter().map(|record| Digest::of(record))).as_bytes().to_vec(),
         };
         self.send(ToCoordinator::Finish(finish)).await;
     }

@@ -642,7 +642,7 @@ pub struct Finish {
     /// Sequence number of the last record; also their count.
     #[prost(uint64, tag = "3")]
     pub last_seq: u64,
-    /// BLAKE3 over all records of the epoch, one after the other, 32 bytes.
+    /// BLAKE3 over the BLAKE3 hashes of all records of the epoch, one after the other, 32 bytes.
     #[prost(bytes = "vec", tag = "4")]
     pub digest: ::prost::alloc::vec::Vec<u8>,
 }

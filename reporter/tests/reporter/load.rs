@@ -86,7 +86,7 @@ fn batch(run: &Run, trial: &TrialId, epoch: Epoch) -> Batch {
         .into_iter()
         .chain(samples)
         .chain([Content::CellEnd(end)]);
-    let records = contents.enumerate().map(|(i, content)| Record { bytes: vec![u8::try_from(i).unwrap()], content });
+    let records = contents.enumerate().map(|(i, content)| Record::new(vec![u8::try_from(i).unwrap()], content));
     Batch { trial: trial.clone(), epoch, first_seq: 1, records: records.collect() }
 }
 

@@ -15,7 +15,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
 use regatta_core::id::ModelId;
@@ -125,6 +125,22 @@ pub struct Library {
     root: PathBuf,
 }
 
+/// What a program that was killed while it installed something has left behind is deleted after this long.
+const ABANDONED: Duration = Duration::from_hours(24);
+
+/// Deletes what killed programs have left in a folder of artifacts. One that is at work now has begun lately.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(INCOMING);
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED));
+        if is_ours && is_old {
+            // Whoever looks next will try again.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Library {
     /// Opens the model root, creating the folder where there is none.
     pub fn open(root: &Path) -> Result<Self, ModelError> {
@@ -191,6 +207,7 @@ impl Library {
         let beside = folder.parent().unwrap_or(&self.root);
         fs::create_dir_all(beside).map_err(ModelError::io("create", beside))?;
         self.check_inside(beside)?;
+        sweep(beside);
         let incoming = tempfile::Builder::new()
             .prefix(INCOMING)
             .tempdir_in(beside)

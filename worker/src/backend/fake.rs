@@ -5,10 +5,12 @@
 //! prompt only, so the fake is as deterministic as an engine has to be.
 
 mod fault;
+mod ledger;
 
 use std::time::{Duration, Instant};
 
 pub use fault::Fault;
+pub use ledger::{LEDGER, Ledger};
 use serde::Deserialize;
 
 use super::{Backend, BackendError, Info, Limits, Load, Plan, Session};

@@ -26,8 +26,8 @@ pub(crate) fn die_of_segfault() -> ! {
 
 fn signal_self(signal: Signal) -> ! {
     // More than once: Rust's own handler for segmentation faults swallows the first that is no stack overflow, and any
-    // thread may be the one that takes the signal.
-    for _ in 0..100 {
+    // thread may be the one that takes the signal. On a busy machine that thread may wait for a processor for a while.
+    for _ in 0..3000 {
         let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
         std::thread::sleep(std::time::Duration::from_millis(10));
     }

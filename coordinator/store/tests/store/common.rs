@@ -176,7 +176,7 @@ pub(crate) fn sample(cell: CellHash, epoch: Epoch, repetition: u32) -> Sample {
 
 /// A record; its bytes only have to tell different records apart.
 pub(crate) fn record(content: Content) -> Record {
-    Record { bytes: format!("{content:?}").into_bytes(), content }
+    Record::new(format!("{content:?}").into_bytes(), content)
 }
 
 pub(crate) fn sample_record(sample: Sample) -> Record {
@@ -216,8 +216,8 @@ pub(crate) async fn ingest(store: &Store, trial: &TrialId, epoch: Epoch, first_s
 }
 
 pub(crate) fn finish_of(trial: &TrialId, epoch: Epoch, records: &[Record]) -> Finish {
-    let bytes: Vec<u8> = records.iter().flat_map(|record| record.bytes.clone()).collect();
-    Finish { trial: trial.clone(), epoch, last_seq: records.len() as u64, digest: Digest::of(&bytes) }
+    let digest = Digest::over(records.iter().map(Record::hash));
+    Finish { trial: trial.clone(), epoch, last_seq: records.len() as u64, digest }
 }
 
 pub(crate) async fn finish(store: &Store, trial: &TrialId, epoch: Epoch, records: &[Record]) -> Finished {

@@ -4,6 +4,7 @@
 
 mod common;
 mod export;
+mod faults;
 mod ingest;
 mod lifecycle;
 mod open;

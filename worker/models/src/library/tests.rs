@@ -49,6 +49,23 @@ fn what_is_installed_is_found_under_its_name() {
     assert_eq!(names.len(), 2, "something was left behind: {names:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_a_killed_program_left_behind_is_swept_and_what_another_one_is_at_is_not() {
+    let (_folder, library) = root();
+    let beside = library.root().join("synthetic/tiny");
+    for name in [".incoming-old", ".incoming-new", "notes"] {
+        fs::create_dir_all(beside.join(name).join("new")).unwrap();
+    }
+    for name in [".incoming-old", "notes"] {
+        let two_days_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+        File::open(beside.join(name)).unwrap().set_modified(two_days_ago).unwrap();
+    }
+    installed(&library, Format::Gguf, Precision::Q8_0);
+    assert!(!beside.join(".incoming-old").exists());
+    assert!(beside.join(".incoming-new").exists() && beside.join("notes").exists());
+}
+
 #[test]
 fn a_missing_artifact_comes_with_the_command_that_gets_it() {
     let (_folder, library) = root();

@@ -1,0 +1,331 @@
+//! A fleet: one coordinator behind a [`Proxy`], agents in front of it, each a process of its own.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use regatta_agent::AgentConfig;
+use regatta_agent::spool::Spool;
+use regatta_core::id::RunId;
+use regatta_proto::pb;
+use regatta_proto::pb::run_service_client::RunServiceClient;
+use tonic::transport::Channel;
+
+use crate::ledger::{Ledger, Verdict};
+use crate::proxy::Proxy;
+use crate::roles::{PLAY, READY, ROLE, Role};
+
+/// The longest that anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Fast enough for many repetitions a second, slow enough to be hit by a fault in the middle of one.
+pub(crate) const FAKE: &str = r#"{"load_us": 1000, "prefill_us": 10, "decode_us": 300}"#;
+
+/// The length of a lease.
+pub(crate) const LEASE: Duration = Duration::from_millis(800);
+
+/// The worker program, beside `regatta`.
+pub(crate) fn worker_folder() -> PathBuf {
+    let regatta = Path::new(env!("CARGO_BIN_EXE_regatta"));
+    let worker = regatta.with_file_name(format!("regatta-worker{}", std::env::consts::EXE_SUFFIX));
+    assert!(worker.is_file(), "{} is missing: cargo build -p regatta-worker --bins", worker.display());
+    regatta.parent().unwrap().to_owned()
+}
+
+/// A process that plays a [`Role`].
+#[derive(Debug)]
+pub(crate) struct Actor {
+    child: Child,
+    /// What it said when it was ready.
+    pub(crate) said: String,
+}
+
+impl Actor {
+    /// Starts it and waits until it is ready. What it logs is appended to `log`.
+    fn start(role: &Role, log: &Path) -> Self {
+        Self::start_in(None, role, log)
+    }
+
+    /// The same, in a network namespace.
+    fn start_in(namespace: Option<&String>, role: &Role, log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let program = std::env::current_exe().unwrap();
+        let mut command = match namespace {
+            // It becomes the program, so the process id is the same.
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let mut child = command
+            .args(["--exact", PLAY, "--nocapture"])
+            .env(ROLE, role.to_json())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = lines.find_map(|line| Some(line.ok()?.split_once(READY)?.1.to_owned()));
+        // Nobody reads what it prints at its end.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { said: said.expect("the process ended before it was ready: see its log"), child }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
+    /// With no chance to clean up.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self, what: &str) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what} does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to one process.
+pub(crate) fn signal(id: u32, name: &str) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    let signal = match name {
+        "KILL" => rustix::process::Signal::KILL,
+        "TERM" => rustix::process::Signal::TERM,
+        "STOP" => rustix::process::Signal::STOP,
+        "CONT" => rustix::process::Signal::CONT,
+        other => panic!("no signal {other}"),
+    };
+    // It may be gone already.
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// One coordinator, its agents, the wire between them.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) proxy: Proxy,
+    pub(crate) coordinator: Option<Actor>,
+    pub(crate) agents: Vec<Option<Actor>>,
+    workers: PathBuf,
+    lease: Duration,
+    /// The network namespace of each agent; empty where they share the test's own.
+    namespaces: Vec<String>,
+}
+
+impl Fleet {
+    pub(crate) async fn start(agents: usize) -> Self {
+        Self::with_lease(agents, LEASE).await
+    }
+
+    pub(crate) async fn with_lease(agents: usize, lease: Duration) -> Self {
+        Self::of(agents, lease, Proxy::start().await, Vec::new()).await
+    }
+
+    /// One agent in each namespace, all of them behind this proxy.
+    pub(crate) async fn through(proxy: Proxy, namespaces: Vec<String>) -> Self {
+        Self::of(namespaces.len(), LEASE, proxy, namespaces).await
+    }
+
+    async fn of(agents: usize, lease: Duration, proxy: Proxy, namespaces: Vec<String>) -> Self {
+        let mut fleet = Self {
+            folder: tempfile::tempdir().unwrap(),
+            proxy,
+            coordinator: None,
+            agents: Vec::new(),
+            workers: worker_folder(),
+            lease,
+            namespaces,
+        };
+        fleet.start_coordinator();
+        for number in 0..agents {
+            fleet.agents.push(None);
+            fleet.start_agent(number);
+        }
+        fleet.connected(agents).await;
+        fleet
+    }
+
+    pub(crate) fn db(&self) -> PathBuf {
+        self.folder.path().join("regatta.sqlite")
+    }
+
+    pub(crate) fn spool(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("agent-{number}/spool"))
+    }
+
+    pub(crate) fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    pub(crate) fn start_coordinator(&mut self) {
+        let role = Role::Coordinator { db: self.db(), lease: self.lease };
+        let actor = Actor::start(&role, &self.folder.path().join("coordinator.log"));
+        self.proxy.lead_to(Some(actor.said.parse().unwrap()));
+        self.coordinator = Some(actor);
+    }
+
+    pub(crate) fn start_agent(&mut self, number: usize) {
+        let role = Role::Agent {
+            id: format!("agent-{number}"),
+            coordinator: self.proxy.addr,
+            folder: self.folder.path().join(format!("agent-{number}")),
+            workers: self.workers.clone(),
+            fake: FAKE.to_owned(),
+            ledger: self.folder.path().join("ledger"),
+        };
+        let log = self.folder.path().join(format!("agent-{number}.log"));
+        self.agents[number] = Some(Actor::start_in(self.namespaces.get(number), &role, &log));
+    }
+
+    pub(crate) fn kill_coordinator(&mut self) {
+        self.proxy.lead_to(None);
+        self.coordinator.take().unwrap().kill();
+    }
+
+    pub(crate) fn kill_agent(&mut self, number: usize) {
+        self.agents[number].take().unwrap().kill();
+    }
+
+    /// Worker processes of an agent.
+    pub(crate) fn workers_of(&self, number: usize) -> Vec<u32> {
+        let agent = self.agents[number].as_ref().unwrap().id();
+        let tasks = std::fs::read_dir(format!("/proc/{agent}/task")).into_iter().flatten().flatten();
+        let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        children.flat_map(|ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.coordinator.as_ref().unwrap().said.parse().unwrap()
+    }
+
+    async fn people(&self) -> RunServiceClient<Channel> {
+        let channel = Channel::from_shared(format!("http://{}", self.address())).unwrap();
+        RunServiceClient::new(channel.connect().await.unwrap())
+    }
+
+    /// Waits until so many agents are connected.
+    pub(crate) async fn connected(&self, agents: usize) {
+        let mut people = self.people().await;
+        self.wait_for("the agents to connect", async || {
+            let listed = people.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner().agents;
+            listed.iter().filter(|agent| agent.connected).count() == agents
+        })
+        .await;
+    }
+
+    /// Asks again and again until it is so.
+    pub(crate) async fn wait_for(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let begun = Instant::now();
+        while !holds().await {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.story());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Submits a run of so many trials on each agent, with these workloads in each.
+    pub(crate) async fn submit(&self, trials: usize, workloads: &[&str], repetitions: u32) -> RunId {
+        let request = scenario(trials, workloads, repetitions);
+        let run = self.people().await.submit_run(request).await.unwrap().into_inner().run_id;
+        run.parse().unwrap()
+    }
+
+    pub(crate) async fn run(&self, run: &RunId) -> pb::Run {
+        let request = pb::GetRunRequest { run_id: run.to_string() };
+        self.people().await.get_run(request).await.unwrap().into_inner().run.unwrap()
+    }
+
+    /// Waits until every cell has ended.
+    pub(crate) async fn done(&self, run: &RunId) -> pb::Run {
+        self.wait_for("the run to end", async || self.run(run).await.state != "active").await;
+        self.run(run).await
+    }
+
+    /// Waits until at least so many samples are stored.
+    pub(crate) async fn stored(&self, run: &RunId, samples: u64) {
+        self.wait_for("samples", async || self.run(run).await.samples >= samples).await;
+    }
+
+    /// Ends agents and coordinator in good order. Nothing may be left in a spool.
+    pub(crate) fn stop(&mut self) {
+        for number in 0..self.agents.len() {
+            if let Some(agent) = self.agents[number].take() {
+                agent.signal("TERM");
+                let status = agent.wait("the agent");
+                assert!(status.success(), "agent {number}: {status}\n{}", self.story());
+            }
+            let spool = Spool::open(&self.spool(number), AgentConfig::SPOOL_QUOTA).unwrap();
+            assert!(spool.heads().is_empty(), "left in spool {number}: {:?}\n{}", spool.heads(), self.story());
+        }
+        let coordinator = self.coordinator.take().unwrap();
+        coordinator.signal("TERM");
+        let status = coordinator.wait("the coordinator");
+        assert!(status.success(), "coordinator: {status}\n{}", self.story());
+    }
+
+    /// Compares the engine's book with the database.
+    pub(crate) async fn verdict(&self, run: &RunId) -> (Ledger, Verdict) {
+        let ledger = Ledger::read(&self.folder.path().join("ledger"));
+        let verdict = Verdict::of(&ledger, &self.db(), run).await;
+        (ledger, verdict)
+    }
+
+    /// The end of what everybody has logged, for a test that fails.
+    pub(crate) fn story(&self) -> String {
+        let names =
+            std::iter::once("coordinator".to_owned()).chain((0..self.agents.len()).map(|n| format!("agent-{n}")));
+        let tail = |name: String| {
+            let log = self.log(&name);
+            let lines: Vec<&str> = log.lines().collect();
+            format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(60)..].join("\n"))
+        };
+        names.map(tail).collect()
+    }
+}
+
+/// A request for a run of so many trials on each agent, with these workloads in each.
+pub(crate) fn scenario(trials: usize, workloads: &[&str], repetitions: u32) -> pb::SubmitRunRequest {
+    let precisions = ["\"f32\"", "\"f16\"", "\"q8_0\"", "\"q4_k_m\""][..trials].join(", ");
+    let mut text = format!(
+        "schema = 1\nname = \"fleet\"\nmodels = [\"regatta-15m\"]\nweights = \"synthetic\"\nbackends = [\"fake\"]\n\
+         precisions = [{precisions}]\n[policy]\nrepetitions = {repetitions}\ntimeout = \"30m\"\n[policy.warmup]\n\
+         min_repetitions = 0\nmax_repetitions = 0\nmin_time = \"0s\"\n"
+    );
+    for (number, name) in workloads.iter().enumerate() {
+        let _ = write!(text, "[[workload]]\nname = \"{name}\"\nprompt_tokens = 8\ngenerate = {}\n", 6 + number);
+    }
+    let scenario = pb::ScenarioBundle {
+        file: "fleet.toml".to_owned(),
+        text,
+        models: regatta_core::model::BUILT_IN_MODELS.to_owned(),
+        ..pb::ScenarioBundle::default()
+    };
+    let (scenario, run_id) = (Some(scenario), "run-a".to_owned());
+    pb::SubmitRunRequest { scenario, allow_large: false, run_id, priority: 0 }
+}

@@ -1,0 +1,215 @@
+//! A slow or full disk, a wall clock that jumps, many agents at once, batches that are too large.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use regatta_coordinator::Config;
+use regatta_proto::pb;
+use regatta_proto::pb::agent_message::Message as ToCoordinator;
+use rusqlite::Connection;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use crate::support::{Agent, Server, batch, hello, sample, sample_record, spool, submission, whole_trial};
+
+/// A scenario whose cells take so many samples.
+fn long_scenario(repetitions: u32) -> String {
+    crate::support::SCENARIO.replace("repetitions = 2", &format!("repetitions = {repetitions}"))
+}
+
+/// Somebody else's transaction keeps the writer from its own, as a disk does that takes seconds for a sync.
+struct SlowDisk(Connection);
+
+impl SlowDisk {
+    fn stop(folder: &std::path::Path) -> Self {
+        let db = Connection::open(folder.join("regatta.db")).unwrap();
+        db.execute_batch("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
+        Self(db)
+    }
+
+    fn go_on(self) {
+        self.0.execute_batch("ROLLBACK").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.people().await.submit_run(submission("run-a", &long_scenario(1000))).await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    let cell = &trial.cells[0].cell_hash;
+    // Flags are kept as they come, so a record may be as large as one likes: here 100 KiB.
+    let flag = vec!["fake_backend".to_owned(); 8000];
+    let record = |n| sample_record(pb::Sample { flags: flag.clone(), ..sample(cell, epoch, n) });
+    let disk = SlowDisk::stop(dir.path());
+    // An agent without a window of its own: it sends until the connection takes no more.
+    let mut sent = 0;
+    while sent < 500 {
+        let message = ToCoordinator::Batch(batch(&trial.id, epoch, u64::from(sent) + 1, &[record(sent)]));
+        if tokio::time::timeout(Duration::from_millis(500), agent.send(message)).await.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    let bytes = sent as usize * 104_000;
+    assert!(bytes < 16 << 20, "{sent} records of 100 KiB were taken while none could be stored");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    disk.go_on();
+    let mut acknowledged = 0;
+    while acknowledged < u64::from(sent) {
+        acknowledged = agent.acknowledged().await;
+    }
+    assert_eq!(server.run("run-a").await.samples, u64::from(sent));
+    server.stop().await;
+}
+
+static WALL: AtomicI64 = AtomicI64::new(1_700_000_000);
+
+fn wall_clock() -> Timestamp {
+    Timestamp::from_second(WALL.load(Ordering::Relaxed)).unwrap()
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_changes_labels_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { clock: wall_clock, ..Config::new(dir.path().join("regatta.db")) };
+    let server = Server::with(config).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.submit("run-a").await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    let records = whole_trial(&trial, epoch);
+    for (number, record) in records.iter().enumerate() {
+        // An hour ahead, an hour back, and so on.
+        let hour = SignedDuration::from_hours(1).as_secs();
+        WALL.fetch_add(if number % 2 == 0 { hour } else { -2 * hour }, Ordering::Relaxed);
+        agent.deliver(&trial.id, epoch, number as u64 + 1, std::slice::from_ref(record)).await;
+        agent.heartbeat(&[(&trial, epoch)], 0).await;
+    }
+    agent.finish(&trial.id, epoch, &records).await;
+    let run = server.run("run-a").await;
+    assert_eq!((run.state.as_str(), run.samples, run.cells["ok"]), ("done", 4, 2), "no lease ran out");
+    let id = "run-a".parse().unwrap();
+    let events = server.reader.events(&id, 0).await.unwrap();
+    assert!(events.windows(2).any(|pair| pair[1].at < pair[0].at), "the clock did jump back");
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    let place = |kind| kinds.iter().position(|of| *of == kind).unwrap();
+    assert!(
+        place("trial_leased") < place("trial_started") && place("trial_started") < place("trial_done"),
+        "{kinds:?}"
+    );
+    let times: Vec<_> = server.reader.samples(&id).await.unwrap().into_iter().map(|s| s.times).collect();
+    assert!(times.iter().all(|of| of.end == 9), "durations are the worker's: {times:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_agents_that_come_back_at_once_are_all_served_within_two_seconds() {
+    const AGENTS: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let greeting = |n: usize| {
+        let name = format!("host-{n}");
+        let mut hello = hello(&name, &format!("boot-{n}"), Vec::new());
+        hello.agent_id = name;
+        hello
+    };
+    let mut agents = Vec::new();
+    for number in 0..AGENTS {
+        agents.push(Agent::greet(&server, greeting(number)).await.unwrap().0);
+    }
+    server.submit("run-a").await.unwrap();
+    let mut trials = Vec::new();
+    for agent in &mut agents {
+        trials.push(agent.assigned().await);
+    }
+    drop(agents);
+    server.stop().await;
+    let server = Server::start(dir.path()).await;
+    let channels = server.channels(AGENTS).await;
+    let mut tasks = JoinSet::new();
+    for ((number, (trial, epoch)), channel) in trials.into_iter().enumerate().zip(channels) {
+        let hello = pb::AgentHello { spool: spool(&trial, epoch, 7), ..greeting(number) };
+        tasks.spawn(async move {
+            let begun = Instant::now();
+            let (mut agent, greeting) = Agent::greet_over(channel, hello).await.unwrap();
+            assert_eq!(greeting.resume[0].seq, 1);
+            let records = whole_trial(&trial, epoch);
+            agent.deliver(&trial.id, epoch, 1, &records).await;
+            let elapsed = begun.elapsed();
+            agent.finish(&trial.id, epoch, &records).await;
+            elapsed
+        });
+    }
+    let mut longest = Duration::ZERO;
+    while let Some(elapsed) = tasks.join_next().await {
+        longest = longest.max(elapsed.unwrap());
+    }
+    assert!(longest < Duration::from_secs(2), "{longest:?} from hello to acknowledgement");
+    let run = server.run("run-a").await;
+    assert_eq!((run.state.as_str(), run.samples), ("done", 4 * AGENTS as u64));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_beyond_the_limit_of_messages_is_refused_and_its_parts_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.submit("run-a").await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    let records = whole_trial(&trial, epoch);
+    // Ten mebibytes in one message.
+    let huge = vec![vec![1; 1 << 20]; 10];
+    agent.send_batch(&trial.id, epoch, 1, &huge).await;
+    let status = agent.refused().await;
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    let (mut agent, greeting) =
+        Agent::greet(&server, hello("host-a", "boot-1", spool(&trial, epoch, 7))).await.unwrap();
+    assert_eq!(greeting.resume[0].seq, 1, "nothing of it was stored");
+    for (number, record) in records.iter().enumerate() {
+        agent.deliver(&trial.id, epoch, number as u64 + 1, std::slice::from_ref(record)).await;
+    }
+    agent.finish(&trial.id, epoch, &records).await;
+    server.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_is_named_and_nothing_is_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(folder.path()).output();
+    if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
+        #[expect(clippy::print_stdout, reason = "a test that is skipped says why")]
+        {
+            println!("skipped: a small file system can't be mounted here: {mounted:?}");
+        }
+        return;
+    }
+    let server = Server::start(folder.path()).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.submit("run-a").await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    let records = whole_trial(&trial, epoch);
+    let filler = folder.path().join("filler");
+    let mut bytes = vec![0; 2 << 20];
+    while std::fs::write(&filler, &bytes).is_err() {
+        bytes.truncate(bytes.len() - 4096);
+    }
+    agent.send_batch(&trial.id, epoch, 1, &records).await;
+    let status = agent.refused().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+
+    std::fs::remove_file(&filler).unwrap();
+    let (mut agent, greeting) =
+        Agent::greet(&server, hello("host-a", "boot-1", spool(&trial, epoch, 7))).await.unwrap();
+    assert_eq!(greeting.resume[0].seq, 1);
+    agent.deliver(&trial.id, epoch, 1, &records).await;
+    agent.finish(&trial.id, epoch, &records).await;
+    assert_eq!(server.run("run-a").await.state, "done");
+    server.stop().await;
+    assert!(std::process::Command::new("umount").arg("-l").arg(folder.path()).status().unwrap().success());
+}

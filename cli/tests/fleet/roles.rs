@@ -87,7 +87,7 @@ fn play() {
         match Role::from_json(&role) {
             Role::Coordinator { db, lease } => coordinator(db, lease).await,
             Role::Agent { id, coordinator, folder, workers, fake, ledger } => {
-                let uri = format!("http://{coordinator}").parse().unwrap();
+                let uri: tonic::transport::Uri = format!("http://{coordinator}").parse().unwrap();
                 let mut config =
                     AgentConfig::new(id.parse().unwrap(), uri, folder.join("models"), folder.join("spool"));
                 config.search_beside_program = false;

@@ -101,7 +101,7 @@ impl Server {
 }
 
 async fn agent(folder: &Path, proxy: &Proxy) -> (Shutdown, JoinSet<()>) {
-    let uri = format!("http://{}", proxy.addr).parse().unwrap();
+    let uri: tonic::transport::Uri = format!("http://{}", proxy.addr).parse().unwrap();
     let mut config = AgentConfig::new("agent-0".parse().unwrap(), uri, folder.join("models"), folder.join("spool"));
     config.search_beside_program = false;
     config.worker_dirs = vec![worker_folder()];

@@ -5,7 +5,7 @@ use crate::command::root;
 /// What the text names as `` `path.rs::function` ``.
 fn named(text: &str) -> Vec<(&str, &str)> {
     let quoted = text.split('`').skip(1).step_by(2);
-    quoted.filter_map(|name| name.split_once(".rs::").map(|(path, function)| (path, function))).collect()
+    quoted.filter_map(|name| name.split_once(".rs::")).collect()
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn test(install: bool) -> Result<(), Failure> {
     cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     if command::exists("cargo-deny") {
         // Not the advisories: they change without a commit, and come over the network.
-        cargo(&["deny", "--all-features", "--offline", "check", "bans", "licenses", "sources"]).run()?;
+        cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"]).run()?;
     } else {
         println!("cargo-deny is not installed: licences were not checked (cargo install cargo-deny)");
     }

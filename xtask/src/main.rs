@@ -121,7 +121,7 @@ fn chaos(install: bool, arguments: &[&str]) -> Result<(), Failure> {
     setup::run(install, &setup::BUILD)?;
     build()?;
     let test = "chaos::nothing_is_lost_and_nothing_is_counted_twice";
-    cargo(&["test", "--release", "--package", "regatta", "--test", "fleet", "--", "--exact", test, "--nocapture"])
+    cargo(&["test", "--release", "--workspace", "--test", "fleet", "--", "--exact", test, "--nocapture"])
         .env("REGATTA_CHAOS", format!("{from}..{}", from + seeds))
         .run()
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod agents;
+mod backup;
 mod bundle;
 mod connect;
 mod coordinator;
@@ -74,6 +75,7 @@ Results:
   runs         List runs
   show         Show one run: every cell with its state
   report       Make the report of one or several runs: HTML with charts, or csv, json, md
+  backup       Copy the database, also while a coordinator writes to it
 
 Fleet, for people:
   submit       Queue a scenario at a coordinator
@@ -116,6 +118,8 @@ enum Command {
     Show(runs::ShowArgs),
     /// Make the report of one or several runs: HTML with charts, or csv, json, md
     Report(report::ReportArgs),
+    /// Copy the database, also while a coordinator writes to it
+    Backup(backup::BackupArgs),
     /// Queue a scenario at a coordinator
     Submit(submit::SubmitArgs),
     /// Watch a run's matrix fill up
@@ -187,6 +191,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(args, folders).await,
         Command::Plan(args) => plan::run(args, folders).await,
         Command::Report(args) => report::run(args, folders).await,
+        Command::Backup(args) => backup::run(args, folders).await,
         Command::Runs(args) => runs::list(args, folders).await,
         Command::Show(args) => runs::show(args, folders).await,
         Command::Models(command) => models::run(command, folders).await,

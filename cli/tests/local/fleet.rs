@@ -225,6 +225,24 @@ fn run_with_a_coordinator_submits_watches_and_reports() {
 }
 
 #[test]
+fn a_backup_of_a_database_in_use_holds_its_runs() {
+    let fleet = Fleet::new(&["one"]);
+    let run = fleet.submit(&fleet.home.scenario(&["a"], 2, "1m"));
+    let copy = fleet.home.path("copy.sqlite");
+    let copy = copy.to_str().unwrap();
+    let output = fleet.home.regatta(&["backup", copy]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let runs = fleet.home.regatta(&["runs", "--db", copy, "--json"]);
+    assert!(String::from_utf8_lossy(&runs.stdout).contains(&run));
+
+    let before = std::fs::read(copy).unwrap();
+    let again = fleet.home.regatta(&["backup", copy]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("copy.sqlite is there already"));
+    assert_eq!(std::fs::read(copy).unwrap(), before);
+}
+
+#[test]
 fn a_cancelled_run_ends_and_says_so() {
     let fleet = Fleet::new(&["host-a"]);
     let scenario = fleet.home.scenario(&["one", "two", "three", "four"], 200, "60s");

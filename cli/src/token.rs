@@ -1,7 +1,5 @@
 //! `regatta token`: who may speak to the coordinator. Works on its database, also while it runs.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use regatta_core::id::AgentId;
@@ -12,6 +10,7 @@ use serde_json::{Value, json};
 use crate::exit::{BadInput, Exit};
 use crate::output;
 use crate::paths::{self, Folders};
+use crate::source::DatabaseArgs;
 
 /// The longest a token may be good for, in days.
 const MAX_DAYS: i64 = 3650;
@@ -27,20 +26,11 @@ pub(crate) enum TokenCommand {
     Revoke(RevokeArgs),
 }
 
-/// Which database.
-#[derive(Debug, Args)]
-pub(crate) struct CoordinatorDatabase {
-    /// The coordinator's database file [default: regatta.sqlite in the home folder]
-    #[arg(long, env = "REGATTA_DB", value_name = "FILE")]
-    db: Option<PathBuf>,
-}
-
-impl CoordinatorDatabase {
-    async fn open(&self, folders: &Folders) -> anyhow::Result<Tokens> {
-        let path = folders.database(self.db.as_deref())?;
-        paths::make_parent(&path)?;
-        Ok(Tokens::open(&path, Timestamp::now).await.map_err(|error| BadInput(error.to_string()))?)
-    }
+/// Opens the coordinator's database.
+async fn open(database: &DatabaseArgs, folders: &Folders) -> anyhow::Result<Tokens> {
+    let path = folders.database(database.db.as_deref())?;
+    paths::make_parent(&path)?;
+    Ok(Tokens::open(&path, Timestamp::now).await.map_err(|error| BadInput(error.to_string()))?)
 }
 
 /// Arguments of `regatta token create`.
@@ -56,7 +46,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "TIME", value_parser = period)]
     expires: Option<SignedDuration>,
     #[command(flatten)]
-    database: CoordinatorDatabase,
+    database: DatabaseArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -66,7 +56,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    database: CoordinatorDatabase,
+    database: DatabaseArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -78,7 +68,7 @@ pub(crate) struct RevokeArgs {
     /// The token's id, or a name: then all tokens of that name
     token: String,
     #[command(flatten)]
-    database: CoordinatorDatabase,
+    database: DatabaseArgs,
 }
 
 /// Makes, lists, revokes.
@@ -110,7 +100,7 @@ async fn create(args: CreateArgs, folders: &Folders) -> anyhow::Result<Exit> {
     let now = Timestamp::now();
     let expires_at = args.expires.map(|period| now + period);
     let new = NewToken { role: args.role, name: args.name.to_string(), expires_at };
-    let mut tokens = args.database.open(folders).await?;
+    let mut tokens = open(&args.database, folders).await?;
     let token = tokens.create(&new, now).await?;
     tokens.close().await?;
     if args.json {
@@ -136,7 +126,7 @@ async fn create(args: CreateArgs, folders: &Folders) -> anyhow::Result<Exit> {
 }
 
 async fn list(args: ListArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let mut tokens = args.database.open(folders).await?;
+    let mut tokens = open(&args.database, folders).await?;
     let listed = tokens.list().await?;
     tokens.close().await?;
     let now = Timestamp::now();
@@ -175,7 +165,7 @@ async fn revoke(args: RevokeArgs, folders: &Folders) -> anyhow::Result<Exit> {
     // Whoever pastes a whole token here by mistake does not see it again.
     let id = args.token.parse::<regatta_core::token::Token>().map(|token| token.id().to_string());
     let which = id.unwrap_or(args.token);
-    let mut tokens = args.database.open(folders).await?;
+    let mut tokens = open(&args.database, folders).await?;
     let revoked = tokens.revoke(&which, Timestamp::now()).await?;
     tokens.close().await?;
     let shown = regatta_core::id::shown(&which);

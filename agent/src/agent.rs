@@ -18,7 +18,7 @@ use crate::devices;
 use crate::process::Surroundings;
 use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
 use crate::spool::handle::SpoolHandle;
-use crate::spool::{Damage, Spool, SpoolError};
+use crate::spool::{Spool, SpoolError};
 use crate::trial::Context;
 use crate::trial::lease::Lease;
 use crate::trial::weights::Store;
@@ -58,7 +58,6 @@ pub enum AgentError {
 pub struct Agent {
     config: AgentConfig,
     spool: SpoolHandle,
-    damage: Vec<Damage>,
     store: Store,
     found: Found,
     devices: Vec<Device>,
@@ -68,7 +67,6 @@ impl Agent {
     /// Opens the spool, asks the workers what they can do, and finds the devices.
     pub async fn start(config: AgentConfig) -> Result<Self, AgentError> {
         let spool = Spool::open(&config.spool_dir, config.spool_quota)?;
-        let damage = spool.damage().to_vec();
         let library = Library::open(&config.model_root)?;
         let models = config.spool_dir.join(MODELS);
         std::fs::write(&models, &config.models_manifest)
@@ -77,7 +75,7 @@ impl Agent {
         let found = workers::find(&config.worker_folders(), &surroundings, config.timing.probe).await;
         let devices = devices::discover(&config.id, &found.workers);
         let store = Store { library, models, surroundings, deadline: config.timing.make };
-        Ok(Self { config, spool: SpoolHandle::new(spool), damage, store, found, devices })
+        Ok(Self { config, spool: SpoolHandle::new(spool), store, found, devices })
     }
 
     /// The devices it offers, with their backends.
@@ -93,11 +91,6 @@ impl Agent {
     /// Programs that look like workers and can't be used, with reasons.
     pub fn disabled_workers(&self) -> &[Disabled] {
         &self.found.disabled
-    }
-
-    /// What was found damaged in the spool.
-    pub fn spool_damage(&self) -> &[Damage] {
-        &self.damage
     }
 
     /// Serves the coordinator until it is told to stop. An error only where no reconnect can ever help.

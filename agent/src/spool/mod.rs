@@ -264,7 +264,8 @@ impl Spool {
     }
 
     /// What was found damaged, when the spool was opened and since.
-    pub fn damage(&self) -> &[Damage] {
+    #[cfg(test)]
+    pub(crate) fn damage(&self) -> &[Damage] {
         &self.damage
     }
 

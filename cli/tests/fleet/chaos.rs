@@ -153,6 +153,7 @@ async fn seed(seed: u64) -> Outcome {
         println!("everything is in {}", fleet.folder.keep().display());
         panic!("seed {seed}: {verdict:#?}");
     }
+    assert!(!ledger.taken.is_empty(), "seed {seed}: an empty book shows nothing");
     let waiting = ended.cells.get("waiting").copied().unwrap_or_default();
     assert_eq!(waiting, 0, "{:?}", ended.cells);
     let cells = format!("{:?}", ended.cells);

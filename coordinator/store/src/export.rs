@@ -28,7 +28,7 @@ const TABLES: [(&str, Rows); 14] = [
     ("cells", Rows::OfRun),
     ("samples", Rows::OfRun),
     ("deliveries", Rows::OfTrials),
-    ("records", Rows::OfTrials),
+    ("arrivals", Rows::Arrivals),
     ("record_conflicts", Rows::OfTrials),
     ("rejected_samples", Rows::OfRun),
     ("worker_facts", Rows::OfTrials),
@@ -45,6 +45,8 @@ enum Rows {
     OfTrials,
     /// Those of groups of its trials.
     OfGroups,
+    /// Those of the chains of its leases: there is no index from a trial to what has arrived of it.
+    Arrivals,
     /// Those of its agents, named by this column.
     OfAgents(&'static str),
     /// Those of the run, and those of its agents that belong to no run, from its submission to its end.
@@ -58,6 +60,13 @@ impl Rows {
             Self::OfRun => "run_id = ?1".to_owned(),
             Self::OfTrials => format!("trial_id IN ({TRIALS})"),
             Self::OfGroups => format!("group_id IN ({TRIALS})"),
+            Self::Arrivals => format!(
+                "id IN (WITH RECURSIVE chain (id) AS (
+                    SELECT last_arrival FROM src.deliveries WHERE trial_id IN ({TRIALS}) AND last_arrival IS NOT NULL
+                    UNION ALL
+                    SELECT before FROM chain JOIN src.arrivals USING (id) WHERE before IS NOT NULL
+                 ) SELECT id FROM chain)"
+            ),
             Self::OfAgents(column) => format!("{column} IN ({AGENTS})"),
             Self::Events => format!(
                 "run_id = ?1 OR (run_id IS NULL AND agent_id IN ({AGENTS}) AND at_unix_ns BETWEEN

@@ -17,13 +17,14 @@ use regatta_core::sample::{InvalidSample, Sample};
 use regatta_core::trial::{Epoch, TrialState};
 use sqlx::sqlite::SqliteConnection;
 
+use crate::arrivals::{self, Arrival};
 use crate::blob::SampleRow;
 use crate::cells::{self, EndedCell, Under};
 use crate::error::StoreError;
 use crate::events::{self, Event};
 use crate::read::WorkerFacts;
-use crate::row::{Columns, stored, unix_ns};
-use crate::stream::{self, RecordRow};
+use crate::row::{self, Columns, stored, unix_ns};
+use crate::stream;
 use crate::trials::{self, LeaseState, MAX_ATTEMPTS};
 use crate::writer::Change;
 
@@ -197,7 +198,7 @@ impl Change for Batch {
     }
 
     fn rows(&self) -> usize {
-        2 * self.records.len()
+        self.records.len() + 1
     }
 }
 
@@ -212,7 +213,7 @@ async fn keep_conflicts(
     if records.is_empty() {
         return Ok(0);
     }
-    let known = stored_hashes(db, under, first_seq, records.len()).await?;
+    let known = arrivals::hashes(db, under.trial, under.epoch, first_seq).await?;
     let mut conflicts = 0;
     for (seq, record) in (first_seq..).zip(records) {
         let hash = record.hash;
@@ -244,23 +245,6 @@ async fn keep_conflicts(
         }
     }
     Ok(conflicts)
-}
-
-async fn stored_hashes(
-    db: &mut SqliteConnection,
-    under: Under<'_>,
-    first_seq: u64,
-    count: usize,
-) -> Result<HashMap<u64, Digest>, StoreError> {
-    let rows =
-        sqlx::query("SELECT seq, hash FROM records WHERE trial_id = ? AND epoch = ? AND seq >= ? ORDER BY seq LIMIT ?")
-            .bind(under.trial.as_str())
-            .bind(under.epoch.0)
-            .bind(stored("seq", first_seq)?)
-            .bind(i64::try_from(count).unwrap_or(i64::MAX))
-            .fetch_all(db)
-            .await?;
-    rows.iter().map(|row| Ok((row.unsigned("seq")?, row.digest("hash")?))).collect()
 }
 
 async fn note_stale(db: &mut SqliteConnection, at: Timestamp, under: Under<'_>) -> Result<(), StoreError> {
@@ -312,7 +296,16 @@ async fn store_fresh(
     stored: &mut Stored,
 ) -> Result<(), StoreError> {
     let rules = cell_rules(db, under.trial).await?;
-    insert_records(db, under, first_seq, records).await?;
+    let arrival = Arrival {
+        id: arrivals::next_id(db).await?,
+        trial: under.trial,
+        epoch: under.epoch,
+        first_seq: row::stored("seq", first_seq)?,
+        before: lease.last_arrival,
+        hashes: hashes(records),
+    };
+    let id = arrival.id;
+    arrivals::insert(db, &[arrival]).await?;
     let mut samples = Vec::new();
     for (seq, record) in (first_seq..).zip(records) {
         match &record.content {
@@ -339,7 +332,7 @@ async fn store_fresh(
     }
     insert_samples(db, at, under, &mut samples, stored).await?;
     let last_seq = lease.last_seq + records.len() as u64;
-    trials::advance(db, under, lease.last_seq, last_seq).await?;
+    trials::advance(db, under, lease.last_seq, last_seq, id).await?;
     stored.durable_through_seq = last_seq;
     Ok(())
 }
@@ -389,16 +382,9 @@ pub(crate) fn plain_samples<'b>(
     batch.records.iter().map(row).collect()
 }
 
-async fn insert_records(
-    db: &mut SqliteConnection,
-    under: Under<'_>,
-    first_seq: u64,
-    records: &[Record],
-) -> Result<(), StoreError> {
-    let row =
-        |(seq, record): (i64, &Record)| RecordRow { trial: under.trial, epoch: under.epoch, seq, hash: record.hash };
-    let rows: Vec<_> = (stored("seq", first_seq)?..).zip(records).map(row).collect();
-    stream::insert_records(db, &rows).await
+/// The hashes of records, one after the other.
+pub(crate) fn hashes(records: &[Record]) -> Vec<u8> {
+    records.iter().flat_map(|record| *record.hash.as_bytes()).collect()
 }
 
 /// Stores samples and empties the list.

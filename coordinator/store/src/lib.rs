@@ -5,6 +5,7 @@
 //! changes of one aggregate. Rows are converted to the words of the domain here and nowhere else.
 
 mod agents;
+mod arrivals;
 mod backup;
 mod blob;
 mod cells;

@@ -17,12 +17,13 @@ use crate::schema;
 /// How long a connection waits for another one's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Memory for pages of the connection that writes, in KiB. Each lease's records have pages of their own, so a fleet keeps
-/// many in use.
+/// Memory for pages of the connection that writes, in KiB. Each cell's part of the samples' index has pages of its own, so
+/// a fleet keeps many in use.
 const CACHE_KIB: &str = "-16384";
 
 /// Pages that the write-ahead log may have before they are copied back into the database. The more, the more often a page
-/// was changed several times and is copied once.
+/// was changed several times and is copied once. Copying on a connection of its own, beside the one that writes, gained
+/// nothing: both wait for the same disk.
 const CHECKPOINT_PAGES: &str = "8192";
 
 /// The write-ahead log is cut back to this many bytes after a checkpoint.

@@ -13,13 +13,14 @@ use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use regatta_core::cell::CellHash;
-use regatta_core::digest::Digest;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::trial::{Epoch, TrialState};
 use serde_json::json;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 
+use crate::arrivals::{self, Arrival};
 use crate::blob::SampleRow;
+use crate::cells::Under;
 use crate::error::StoreError;
 use crate::ingest::{self, Batch, CellRules, Ingested, Stored};
 use crate::row::stored;
@@ -27,7 +28,7 @@ use crate::trials::{self, LeaseState};
 use crate::writer::Job;
 
 /// Rows of one statement, largest first. Few sizes, so that each statement is prepared once and then found again.
-const ROWS_PER_STATEMENT: [usize; 4] = [256, 32, 4, 1];
+const ROWS_PER_STATEMENT: [usize; 4] = [256, 64, 8, 1];
 
 /// Leases that are remembered.
 const MAX_KNOWN: usize = 20_000;
@@ -47,21 +48,25 @@ struct Stream {
 }
 
 /// Rows that wait for their statement.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting<'b> {
-    samples: Vec<(RunId, &'b SampleRow)>,
-    records: Vec<RecordRow<'b>>,
-    /// The trial, the lease, its last sequence number so far and from now on.
-    advances: Vec<(&'b TrialId, Epoch, i64, i64)>,
+    next_arrival: i64,
+    /// Each batch's run and rows.
+    samples: Vec<(RunId, Vec<&'b SampleRow>)>,
+    arrivals: Vec<Arrival<'b>>,
+    /// The leases, each from where its first batch here began to where its last one ended.
+    advances: HashMap<(&'b TrialId, Epoch), Advance>,
 }
 
-/// A row of the table `records`.
+/// How far a lease moves on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RecordRow<'b> {
-    pub(crate) trial: &'b TrialId,
-    pub(crate) epoch: Epoch,
-    pub(crate) seq: i64,
-    pub(crate) hash: Digest,
+struct Advance {
+    /// Its last sequence number so far.
+    from: i64,
+    /// Its last sequence number from now on.
+    to: i64,
+    /// Its newest arrival.
+    arrival: i64,
 }
 
 impl Streams {
@@ -79,7 +84,7 @@ impl Streams {
     ) -> Result<(), StoreError> {
         loop {
             let batches: Vec<&Batch> = group.iter().map_while(|job| job.batch()).collect();
-            let stored = self.plain_ones(db, &batches).await?;
+            let stored = self.plain_ones(db, at, &batches).await?;
             let (plain, rest) = group.split_at_mut(stored.len());
             for (job, stored) in plain.iter_mut().zip(stored) {
                 job.ingested(Ingested::Stored(stored));
@@ -95,11 +100,19 @@ impl Streams {
     }
 
     /// Stores the plain ones at the head of the list, as far as they go.
-    async fn plain_ones(&mut self, db: &mut SqliteConnection, batches: &[&Batch]) -> Result<Vec<Stored>, StoreError> {
-        let mut waiting = Waiting::default();
+    async fn plain_ones(
+        &mut self,
+        db: &mut SqliteConnection,
+        at: Timestamp,
+        batches: &[&Batch],
+    ) -> Result<Vec<Stored>, StoreError> {
         let mut all = Vec::new();
+        if batches.is_empty() {
+            return Ok(all);
+        }
+        let mut waiting = Waiting::from(arrivals::next_id(db).await?);
         for batch in batches {
-            let Some(stored) = self.plain(db, batch, &mut waiting).await? else { break };
+            let Some(stored) = self.plain(db, at, batch, &mut waiting).await? else { break };
             all.push(stored);
         }
         waiting.store(db).await?;
@@ -110,28 +123,30 @@ impl Streams {
     async fn plain<'b>(
         &mut self,
         db: &mut SqliteConnection,
+        at: Timestamp,
         batch: &'b Batch,
         waiting: &mut Waiting<'b>,
     ) -> Result<Option<Stored>, StoreError> {
         let Some(stream) = self.stream(db, batch).await? else { return Ok(None) };
         let lease = &mut stream.lease;
-        let begun = lease.last_seq > 0 && lease.state != TrialState::Leased;
-        if !begun || lease.finished || batch.first_seq != lease.last_seq + 1 || batch.records.is_empty() {
+        // Of the first records under a lease that is over a note is made.
+        let late = lease.last_seq == 0 && !lease.is_current();
+        if late || lease.finished || batch.first_seq != lease.last_seq + 1 || batch.records.is_empty() {
             return Ok(None);
         }
         let Some(rows) = ingest::plain_samples(batch, lease, &stream.rules) else { return Ok(None) };
+        if lease.is_current() && lease.state == TrialState::Leased {
+            trials::start(db, at, Under { run: &lease.run, trial: &batch.trial, epoch: batch.epoch }).await?;
+            lease.state = TrialState::Running;
+        }
         let samples = rows.len() as u64;
         let (before, after) = (lease.last_seq, lease.last_seq + batch.records.len() as u64);
         let (from, to) = (stored("last_seq", before)?, stored("last_seq", after)?);
-        waiting.samples.extend(rows.into_iter().map(|row| (lease.run.clone(), row)));
-        waiting.records.extend((from + 1..).zip(&batch.records).map(|(seq, record)| RecordRow {
-            trial: &batch.trial,
-            epoch: batch.epoch,
-            seq,
-            hash: record.hash(),
-        }));
-        waiting.advances.push((&batch.trial, batch.epoch, from, to));
-        lease.last_seq = after;
+        waiting.samples.push((lease.run.clone(), rows));
+        let arrival = waiting.arrive(batch, from + 1, lease.last_arrival);
+        let advance = waiting.advances.entry((&batch.trial, batch.epoch)).or_insert(Advance { from, to, arrival });
+        (advance.to, advance.arrival) = (to, arrival);
+        (lease.last_seq, lease.last_arrival) = (after, Some(arrival));
         Ok(Some(Stored {
             run: lease.run.clone(),
             durable_through_seq: after,
@@ -159,13 +174,28 @@ impl Streams {
     }
 }
 
-impl Waiting<'_> {
+impl<'b> Waiting<'b> {
+    /// Nothing yet; the first arrival will have that number.
+    fn from(next_arrival: i64) -> Self {
+        Self { next_arrival, samples: Vec::new(), arrivals: Vec::new(), advances: HashMap::new() }
+    }
+
+    /// Takes note of a batch and returns its number.
+    fn arrive(&mut self, batch: &'b Batch, first_seq: i64, before: Option<i64>) -> i64 {
+        let id = self.next_arrival;
+        self.next_arrival += 1;
+        let (trial, epoch, hashes) = (&batch.trial, batch.epoch, ingest::hashes(&batch.records));
+        self.arrivals.push(Arrival { id, trial, epoch, first_seq, before, hashes });
+        id
+    }
+
     async fn store(self, db: &mut SqliteConnection) -> Result<(), StoreError> {
         if self.advances.is_empty() {
             return Ok(());
         }
-        insert_records(db, &self.records).await?;
-        let rows: Vec<_> = self.samples.iter().map(|(run, row)| (run, *row)).collect();
+        arrivals::insert(db, &self.arrivals).await?;
+        let rows: Vec<_> =
+            self.samples.iter().flat_map(|(run, rows)| rows.iter().map(move |row| (run, *row))).collect();
         if insert_samples(db, &rows).await? != rows.len() as u64 {
             // One by one it will show which repetition had been stored before.
             return Err(StoreError::Guard("a repetition came again under another number".to_owned()));
@@ -175,16 +205,13 @@ impl Waiting<'_> {
 }
 
 /// Moves the leases on, each from where it is thought to be.
-async fn advance(db: &mut SqliteConnection, advances: &[(&TrialId, Epoch, i64, i64)]) -> Result<(), StoreError> {
-    // A lease may have come several times: from where its first batch began to where its last one ended.
-    let mut leases: HashMap<(&TrialId, u32), (i64, i64)> = HashMap::new();
-    for (trial, epoch, from, to) in advances {
-        leases.entry((trial, epoch.0)).and_modify(|(_, last)| *last = *to).or_insert((*from, *to));
-    }
-    let list: Vec<_> =
-        leases.iter().map(|((trial, epoch), (from, to))| json!([trial.as_str(), epoch, from, to])).collect();
+async fn advance(db: &mut SqliteConnection, leases: &HashMap<(&TrialId, Epoch), Advance>) -> Result<(), StoreError> {
+    let list: Vec<_> = leases
+        .iter()
+        .map(|((trial, epoch), Advance { from, to, arrival })| json!([trial.as_str(), epoch.0, from, to, arrival]))
+        .collect();
     let moved = sqlx::query(
-        "UPDATE deliveries SET last_seq = lease.value ->> 3 FROM json_each(?) AS lease
+        "UPDATE deliveries SET last_seq = lease.value ->> 3, last_arrival = lease.value ->> 4 FROM json_each(?) AS lease
          WHERE trial_id = lease.value ->> 0 AND epoch = lease.value ->> 1 AND last_seq = lease.value ->> 2",
     )
     .bind(serde_json::Value::from(list).to_string())
@@ -199,7 +226,7 @@ async fn advance(db: &mut SqliteConnection, advances: &[(&TrialId, Epoch, i64, i
 }
 
 /// A list cut into pieces of the sizes that statements have, each with the number of its size.
-fn pieces<T>(mut list: &[T]) -> impl Iterator<Item = (usize, &[T])> {
+pub(crate) fn pieces<T>(mut list: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     std::iter::from_fn(move || {
         let size = ROWS_PER_STATEMENT.iter().position(|size| *size <= list.len())?;
         let (piece, rest) = list.split_at(ROWS_PER_STATEMENT[size]);
@@ -208,29 +235,15 @@ fn pieces<T>(mut list: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     })
 }
 
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// The text of a statement for each size.
+pub(crate) type Statements = LazyLock<[String; 4]>;
+
 /// One statement for each size: `head`, then as many rows of `columns` placeholders, then `tail`.
-fn statements(head: &str, columns: usize, tail: &str) -> [String; 4] {
+pub(crate) fn statements(head: &str, columns: usize, tail: &str) -> [String; 4] {
     let row = format!("({})", vec!["?"; columns].join(", "));
     ROWS_PER_STATEMENT.map(|rows| format!("{head} VALUES {}{tail}", vec![row.as_str(); rows].join(", ")))
-}
-
-/// Notes which records have come. Their hashes are enough to know each of them again and to check the lease's end; what
-/// they say is in the other tables.
-pub(crate) async fn insert_records(db: &mut SqliteConnection, records: &[RecordRow<'_>]) -> Result<(), StoreError> {
-    static INSERT: LazyLock<[String; 4]> =
-        LazyLock::new(|| statements("INSERT INTO records (trial_id, epoch, seq, hash)", 4, ""));
-    for (size, piece) in pieces(records) {
-        let mut query = sqlx::query(INSERT[size].as_str());
-        for record in piece {
-            query = query
-                .bind(record.trial.as_str())
-                .bind(record.epoch.0)
-                .bind(record.seq)
-                .bind(record.hash.as_bytes().as_slice());
-        }
-        query.execute(&mut *db).await?;
-    }
-    Ok(())
 }
 
 /// Stores samples; one that is stored already is left as it is. Returns how many were new.
@@ -238,39 +251,48 @@ pub(crate) async fn insert_samples(
     db: &mut SqliteConnection,
     samples: &[(&RunId, &SampleRow)],
 ) -> Result<u64, StoreError> {
-    static INSERT: LazyLock<[String; 4]> = LazyLock::new(|| {
+    static INSERT: Statements = Statements::new(|| {
         let columns = "run_id, cell_hash, epoch, repetition, started_at_unix_ns, tokenized_ns, prefill_start_ns,
             prefill_done_ns, token_times, end_ns, prompt_tokens, prompt_digest, batch, output, load_ns,
             first_repetition_ns, warmup_repetitions, peak_rss_bytes, threads, flags";
         statements(&format!("INSERT INTO samples ({columns})"), 20, " ON CONFLICT DO NOTHING")
     });
+    let bound = |(size, piece): (usize, &[(&RunId, &SampleRow)])| {
+        piece.iter().fold(sqlx::query(INSERT[size].as_str()), |query, (run, row)| bind_sample(query, run, row))
+    };
+    let mut pieces = pieces(samples);
+    let mut ready = pieces.next().map(bound);
     let mut inserted = 0;
-    for (size, piece) in pieces(samples) {
-        let mut query = sqlx::query(INSERT[size].as_str());
-        for (run, row) in piece {
-            query = query
-                .bind(run.as_str())
-                .bind(row.cell.as_slice())
-                .bind(row.epoch)
-                .bind(row.repetition)
-                .bind(row.started_at_unix_ns)
-                .bind(row.tokenized_ns)
-                .bind(row.prefill_start_ns)
-                .bind(row.prefill_done_ns)
-                .bind(row.token_times.as_slice())
-                .bind(row.end_ns)
-                .bind(row.prompt_tokens)
-                .bind(row.prompt_digest.as_slice())
-                .bind(row.batch)
-                .bind(row.output.as_slice())
-                .bind(row.load_ns)
-                .bind(row.first_repetition_ns)
-                .bind(row.warmup_repetitions)
-                .bind(row.peak_rss_bytes)
-                .bind(row.threads)
-                .bind(row.flags.as_str());
-        }
-        inserted += query.execute(&mut *db).await?.rows_affected();
+    while let Some(query) = ready {
+        // The next statement's rows are bound while SQLite's thread is at this one's.
+        let (executed, next) = tokio::join!(query.execute(&mut *db), async { pieces.next().map(bound) });
+        inserted += executed?.rows_affected();
+        ready = next;
     }
     Ok(inserted)
+}
+
+/// Binds the columns of one row, in their order.
+fn bind_sample<'q>(query: Query<'q>, run: &RunId, row: &SampleRow) -> Query<'q> {
+    query
+        .bind(run.as_str())
+        .bind(row.cell.as_slice())
+        .bind(row.epoch)
+        .bind(row.repetition)
+        .bind(row.started_at_unix_ns)
+        .bind(row.tokenized_ns)
+        .bind(row.prefill_start_ns)
+        .bind(row.prefill_done_ns)
+        .bind(row.token_times.as_slice())
+        .bind(row.end_ns)
+        .bind(row.prompt_tokens)
+        .bind(row.prompt_digest.as_slice())
+        .bind(row.batch)
+        .bind(row.output.as_slice())
+        .bind(row.load_ns)
+        .bind(row.first_repetition_ns)
+        .bind(row.warmup_repetitions)
+        .bind(row.peak_rss_bytes)
+        .bind(row.threads)
+        .bind(row.flags.as_str())
 }

@@ -14,6 +14,7 @@ use regatta_core::trial::{Epoch, Trial, TrialCell, TrialState};
 use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::arrivals;
 use crate::cells::{self, EndedCell, Open, Under};
 use crate::error::StoreError;
 use crate::events::{self, Event};
@@ -23,9 +24,6 @@ use crate::writer::Change;
 
 /// Leases that a trial gets until it is given up.
 pub const MAX_ATTEMPTS: u32 = 3;
-
-/// Records read at a time while a digest is computed.
-const DIGEST_PAGE: i64 = 1000;
 
 /// What is known of a trial and one of its leases.
 #[derive(Debug)]
@@ -41,6 +39,8 @@ pub(crate) struct LeaseState {
     /// Timed executions per cell.
     pub(crate) repetitions: u32,
     pub(crate) last_seq: u64,
+    /// Its newest arrival.
+    pub(crate) last_arrival: Option<i64>,
     pub(crate) mismatches: u32,
     pub(crate) finished: bool,
 }
@@ -61,7 +61,7 @@ pub(crate) async fn lease_state(
     let row = sqlx::query(
         "SELECT t.run_id, t.state, t.epoch, t.attempts, t.group_id, r.cancel_requested,
                 json_extract(r.policy, '$.repetitions') AS repetitions,
-                d.last_seq, d.mismatches, d.finished_at_unix_ns
+                d.last_seq, d.last_arrival, d.mismatches, d.finished_at_unix_ns
          FROM deliveries d JOIN trials t ON t.id = d.trial_id JOIN runs r ON r.id = t.run_id
          WHERE d.trial_id = ? AND d.epoch = ?",
     )
@@ -79,6 +79,7 @@ pub(crate) async fn lease_state(
         group: row.optional_parsed("group_id")?,
         repetitions: row.unsigned32("repetitions")?,
         last_seq: row.unsigned("last_seq")?,
+        last_arrival: row.optional_integer("last_arrival")?,
         mismatches: row.unsigned32("mismatches")?,
         finished: row.optional_integer("finished_at_unix_ns")?.is_some(),
     }))
@@ -554,33 +555,10 @@ impl Finish {
         if self.last_seq != stored_seq {
             return Ok(Some(format!("agent counts {} records, {stored_seq} are stored", self.last_seq)));
         }
-        let found = records_digest(db, &self.trial, self.epoch).await?;
+        let found = arrivals::digest(db, &self.trial, self.epoch).await?;
         let problem = || format!("agent's records have the digest {}, the stored ones {found}", self.digest);
         Ok((found != self.digest).then(problem))
     }
-}
-
-/// BLAKE3 over the hashes of the stored records, one after the other.
-async fn records_digest(db: &mut SqliteConnection, trial: &TrialId, epoch: Epoch) -> Result<Digest, StoreError> {
-    let mut digests = Vec::new();
-    let mut after = 0;
-    loop {
-        let rows = sqlx::query(
-            "SELECT seq, hash FROM records WHERE trial_id = ? AND epoch = ? AND seq > ? ORDER BY seq LIMIT ?",
-        )
-        .bind(trial.as_str())
-        .bind(epoch.0)
-        .bind(after)
-        .bind(DIGEST_PAGE)
-        .fetch_all(&mut *db)
-        .await?;
-        let Some(last) = rows.last() else { break };
-        after = last.integer("seq")?;
-        for row in &rows {
-            digests.push(row.digest("hash")?);
-        }
-    }
-    Ok(Digest::over(digests))
 }
 
 async fn note_mismatch(
@@ -749,15 +727,24 @@ impl Change for Took {
     }
 }
 
-/// Advances the lease's count of records from `from` to `to`.
-pub(crate) async fn advance(db: &mut SqliteConnection, under: Under<'_>, from: u64, to: u64) -> Result<(), StoreError> {
-    let changed = sqlx::query("UPDATE deliveries SET last_seq = ? WHERE trial_id = ? AND epoch = ? AND last_seq = ?")
-        .bind(stored("last_seq", to)?)
-        .bind(under.trial.as_str())
-        .bind(under.epoch.0)
-        .bind(stored("last_seq", from)?)
-        .execute(db)
-        .await?
-        .rows_affected();
+/// Advances the lease's count of records from `from` to `to`, by what has arrived as `arrival`.
+pub(crate) async fn advance(
+    db: &mut SqliteConnection,
+    under: Under<'_>,
+    from: u64,
+    to: u64,
+    arrival: i64,
+) -> Result<(), StoreError> {
+    let changed = sqlx::query(
+        "UPDATE deliveries SET last_seq = ?, last_arrival = ? WHERE trial_id = ? AND epoch = ? AND last_seq = ?",
+    )
+    .bind(stored("last_seq", to)?)
+    .bind(arrival)
+    .bind(under.trial.as_str())
+    .bind(under.epoch.0)
+    .bind(stored("last_seq", from)?)
+    .execute(db)
+    .await?
+    .rows_affected();
     if changed == 1 { Ok(()) } else { Err(StoreError::Guard(format!("{} is not at record {from}", under.trial))) }
 }

@@ -21,7 +21,7 @@ const QUEUE: usize = 256;
 
 /// Rows that one commit takes, about: enough for the wait for the disk to be shared by many, few enough for nobody to
 /// wait long.
-const GROUP_ROWS: usize = 2000;
+const GROUP_ROWS: usize = 1000;
 
 /// A change of the database: applied as a whole or not at all, and safe to apply a second time when the first one was
 /// rolled back.

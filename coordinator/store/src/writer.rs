@@ -155,7 +155,8 @@ fn gather(first: Box<dyn Job>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<B
 /// Commits the group; where that fails, each change by itself, so that a broken one fails alone.
 async fn commit(db: &mut SqliteConnection, streams: &mut Streams, mut group: Vec<Box<dyn Job>>, at: Timestamp) {
     match try_commit(db, &mut group, at, Some(&mut *streams)).await {
-        Ok(()) => return group.into_iter().for_each(Job::answer),
+        // Elsewhere: what waits in the queue need not wait for the memory of a thousand rows to be given back.
+        Ok(()) => return drop(tokio::spawn(async { group.into_iter().for_each(Job::answer) })),
         Err(error) => debug!(changes = group.len(), %error, "group rolled back, trying its changes one by one"),
     }
     streams.forget();

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use regatta_proto::MAX_MESSAGE;
 use regatta_proto::pb::agent_service_server::{self, AgentServiceServer};
 use regatta_proto::pb::run_service_server::{self, RunServiceServer};
-use regatta_store::{Reader, Standing, Store, StoreError};
+use regatta_store::{Reader, Standing, Store, StoreError, Trap};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,8 @@ pub struct Config {
     pub quarantine_after: Option<usize>,
     /// Wall-clock time, for labels.
     pub clock: fn() -> Timestamp,
+    /// What happens at certain moments of the database. For tests.
+    pub trap: Option<Trap>,
 }
 
 /// How much callers may ask for.
@@ -125,6 +127,7 @@ impl Config {
             heartbeat: Duration::from_secs(10),
             quarantine_after: Some(3),
             clock: Timestamp::now,
+            trap: None,
         }
     }
 }
@@ -195,7 +198,7 @@ impl Coordinator {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let store = Store::open(&config.db, config.clock).await?;
+        let store = Store::open_with(&config.db, config.clock, config.trap.clone()).await?;
         if let Err(error) = somebody_may_call(&config, store.reader()).await {
             store.close().await;
             return Err(error);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::harness::Fleet;
+use crate::harness::{Fleet, Setting};
 use crate::proxy::Proxy;
 
 /// A bridge, and one namespace for each agent with a cable to it. Gone with this value.
@@ -75,7 +75,7 @@ async fn a_link_that_is_down_for_a_while_costs_nothing() {
     // The coordinator stays on loopback; the proxy is the one that is reached through the cables.
     let proxy = Proxy::start_at(outside).await;
     let namespaces = (0..2).map(|number| network.namespace(number)).collect();
-    let mut fleet = Fleet::through(proxy, namespaces).await;
+    let mut fleet = Fleet::of(2, proxy, Setting { namespaces, ..Setting::default() }).await;
     let run = fleet.submit(2, &["one", "two"], 60).await;
     fleet.stored(&run, 10).await;
     for number in 0..2 {

@@ -23,6 +23,7 @@ mod runs;
 mod schema;
 mod stream;
 mod tokens;
+mod trap;
 mod trials;
 mod writer;
 
@@ -44,6 +45,7 @@ pub use crate::read::{
 };
 pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
 pub use crate::tokens::{NewToken, Standing, TokenRecord, Tokens};
+pub use crate::trap::{Moment, Trap};
 pub use crate::trials::{
     Finish, Finished, Granted, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released, Seat, Took,
 };
@@ -63,13 +65,18 @@ impl Store {
     /// Opens the database at `path`, makes it where there is none, and brings its schema up to date. `clock` gives
     /// the wall-clock time that changes are labelled with.
     pub async fn open(path: &Path, clock: fn() -> Timestamp) -> Result<Self, StoreError> {
+        Self::open_with(path, clock, None).await
+    }
+
+    /// The same with a trap, for tests.
+    pub async fn open_with(path: &Path, clock: fn() -> Timestamp, trap: Option<Trap>) -> Result<Self, StoreError> {
         open::check(path).await?;
         let lock = open::lock(path)?;
-        let db = open::writer(path).await?;
+        let db = open::writer(path, trap.as_ref()).await?;
         let reader = Reader { pool: open::readers(path).await? };
         let (writer, jobs) = writer::channel();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(writer::run(db, jobs, stop.clone(), clock));
+        tasks.spawn(writer::run(db, jobs, stop.clone(), clock, trap));
         tasks.close();
         Ok(Self { reader, writer, stop, tasks, _lock: lock })
     }

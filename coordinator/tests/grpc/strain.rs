@@ -1,13 +1,14 @@
 //! A slow or full disk, a wall clock that jumps, many agents at once, batches that are too large.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use regatta_coordinator::Config;
 use regatta_proto::pb;
 use regatta_proto::pb::agent_message::Message as ToCoordinator;
-use rusqlite::Connection;
+use regatta_store::{Moment, Trap};
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -18,25 +19,22 @@ fn long_scenario(repetitions: u32) -> String {
     crate::support::SCENARIO.replace("repetitions = 2", &format!("repetitions = {repetitions}"))
 }
 
-/// Somebody else's transaction keeps the writer from its own, as a disk does that takes seconds for a sync.
-struct SlowDisk(Connection);
-
-impl SlowDisk {
-    fn stop(folder: &std::path::Path) -> Self {
-        let db = Connection::open(folder.join("regatta.db")).unwrap();
-        db.execute_batch("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
-        Self(db)
-    }
-
-    fn go_on(self) {
-        self.0.execute_batch("ROLLBACK").unwrap();
-    }
+/// A trap that makes each commit take as long as a sync of a bad disk, while it is switched on.
+fn slow_disk(is_slow: &Arc<AtomicBool>) -> Trap {
+    let is_slow = Arc::clone(is_slow);
+    Trap::new(move |moment| {
+        if moment == Moment::Committing && is_slow.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    })
 }
 
 #[tokio::test]
 async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path()).await;
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let config = Config { trap: Some(slow_disk(&is_slow)), ..Config::new(dir.path().join("regatta.db")) };
+    let server = Server::with(config).await;
     let mut agent = Agent::connect(&server, "boot-1").await;
     server.people().await.submit_run(submission("run-a", &long_scenario(1000))).await.unwrap();
     let (trial, epoch) = agent.assigned().await;
@@ -44,7 +42,7 @@ async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
     // Flags are kept as they come, so a record may be as large as one likes: here 100 KiB.
     let flag = vec!["fake_backend".to_owned(); 8000];
     let record = |n| sample_record(pb::Sample { flags: flag.clone(), ..sample(cell, epoch, n) });
-    let disk = SlowDisk::stop(dir.path());
+    is_slow.store(true, Ordering::Relaxed);
     // An agent without a window of its own: it sends until the connection takes no more.
     let mut sent = 0;
     while sent < 500 {
@@ -56,11 +54,11 @@ async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
     }
     let bytes = sent as usize * 104_000;
     assert!(bytes < 16 << 20, "{sent} records of 100 KiB were taken while none could be stored");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    disk.go_on();
     let mut acknowledged = 0;
+    // One commit is waited for, others follow at once.
     while acknowledged < u64::from(sent) {
         acknowledged = agent.acknowledged().await;
+        is_slow.store(false, Ordering::Relaxed);
     }
     assert_eq!(server.run("run-a").await.samples, u64::from(sent));
     server.stop().await;

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection};
 use crate::error::StoreError;
 use crate::row::Columns;
 use crate::schema;
+use crate::snapshot;
 use crate::trap::Trap;
 
 /// How long a connection waits for another one's lock.
@@ -309,7 +310,13 @@ async fn check_pages(db: &mut SqliteConnection, path: &Path) -> Result<(), Store
 }
 
 /// The connections that read.
-pub(crate) async fn readers(path: &Path) -> Result<SqlitePool, StoreError> {
-    let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE_TIMEOUT);
+pub(crate) async fn readers(path: &Path, longest: Duration) -> Result<SqlitePool, StoreError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // The time runs from the moment that somebody takes the connection. This also shows that it works.
+        .test_before_acquire(false)
+        .after_connect(move |db, _| Box::pin(snapshot::limit(db, longest)))
+        .before_acquire(move |db, _| Box::pin(async move { snapshot::limit(db, longest).await.map(|()| true) }));
     Ok(pool.connect_with(read_options(path)).await?)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,13 +12,16 @@ use std::time::{Duration, Instant};
 use regatta_agent::AgentConfig;
 use regatta_agent::spool::Spool;
 use regatta_core::id::RunId;
+use regatta_net::Credentials;
 use regatta_proto::pb;
 use regatta_proto::pb::run_service_client::RunServiceClient;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use crate::ledger::{Ledger, Verdict};
 use crate::proxy::Proxy;
-use crate::roles::{PLAY, READY, ROLE, Role, SPRUNG};
+use crate::roles::{PLAY, READY, ROLE, Role, SPRUNG, way};
+use crate::security::{PERSON, Security};
 
 /// The longest that anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
@@ -148,6 +151,7 @@ pub(crate) struct Fleet {
     pub(crate) agents: Vec<Option<Actor>>,
     workers: PathBuf,
     setting: Setting,
+    security: Option<Security>,
 }
 
 /// What kind of fleet.
@@ -159,11 +163,13 @@ pub(crate) struct Setting {
     pub(crate) quarantine: bool,
     /// The network namespace of each agent; empty where they share the test's own.
     pub(crate) namespaces: Vec<String>,
+    /// The coordinator's own address, for agents that reach it there, without a proxy: with TLS and tokens.
+    pub(crate) listen: Option<IpAddr>,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { lease: LEASE, quarantine: true, namespaces: Vec::new() }
+        Self { lease: LEASE, quarantine: true, namespaces: Vec::new(), listen: None }
     }
 }
 
@@ -184,7 +190,12 @@ impl Fleet {
             agents: Vec::new(),
             workers: worker_folder(),
             setting,
+            security: None,
         };
+        if let Some(listen) = fleet.setting.listen {
+            let names: Vec<_> = (0..agents).map(|number| format!("agent-{number}")).collect();
+            fleet.security = Some(Security::make(fleet.folder.path(), listen, &fleet.db(), &names).await);
+        }
         fleet.start_coordinator();
         for number in 0..agents {
             fleet.agents.push(None);
@@ -247,7 +258,10 @@ impl Fleet {
 
     pub(crate) fn start_coordinator(&mut self) {
         let Setting { lease, quarantine, .. } = self.setting;
-        let role = Role::Coordinator { db: self.db(), lease, quarantine, trap: self.trap() };
+        let (db, trap) = (self.db(), self.trap());
+        let listen = self.security.as_ref().map_or(IpAddr::from([127, 0, 0, 1]), |security| security.listen);
+        let tls = self.security.as_ref().map(|security| (security.cert(), security.key()));
+        let role = Role::Coordinator { db, lease, quarantine, trap, listen: (listen, 0).into(), tls };
         let actor = Actor::start(&role, &self.folder.path().join("coordinator.log"));
         self.proxy.lead_to(Some(actor.said.parse().unwrap()));
         self.coordinator = Some(actor);
@@ -268,12 +282,13 @@ impl Fleet {
     fn agent(&self, number: usize) -> (Role, PathBuf) {
         let role = Role::Agent {
             id: format!("agent-{number}"),
-            coordinator: self.proxy.addr,
+            coordinator: if self.security.is_some() { self.address() } else { self.proxy.addr },
             folder: self.folder.path().join(format!("agent-{number}")),
             workers: self.workers.clone(),
             fake: FAKE.to_owned(),
             ledger: self.ledger(number),
             lease: self.setting.lease,
+            trust: self.trust(&format!("agent-{number}")),
         };
         (role, self.folder.path().join(format!("agent-{number}.log")))
     }
@@ -299,9 +314,15 @@ impl Fleet {
         self.coordinator.as_ref().unwrap().said.parse().unwrap()
     }
 
-    async fn people(&self) -> RunServiceClient<Channel> {
-        let channel = Channel::from_shared(format!("http://{}", self.address())).unwrap();
-        RunServiceClient::new(channel.connect().await.unwrap())
+    /// The files that somebody of that name shows and checks, where that is needed.
+    fn trust(&self, name: &str) -> Option<(PathBuf, PathBuf)> {
+        self.security.as_ref().map(|security| (security.ca(), security.token(name)))
+    }
+
+    async fn people(&self) -> RunServiceClient<InterceptedService<Channel, Credentials>> {
+        let way = way(self.address(), self.trust(PERSON));
+        let channel = way.endpoint().unwrap().connect().await.unwrap();
+        RunServiceClient::with_interceptor(channel, way.credentials().unwrap())
     }
 
     /// Waits until so many agents are connected.

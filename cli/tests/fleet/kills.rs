@@ -106,7 +106,7 @@ async fn agents_killed_at_two_hundred_random_moments_lose_nothing_and_nothing_co
         "{kills} kills ({while_measuring} surely while measuring) in {:.0} s, then {:.0} s to the end: {} samples given, \
          {} taken, {} stored, 0 lost, 0 duplicated; cells: {cells:?}",
         killed.as_secs_f64(),
-        (begun.elapsed() - killed).as_secs_f64(),
+        begun.elapsed().saturating_sub(killed).as_secs_f64(),
         ledger.given.len(),
         ledger.taken.len(),
         verdict.stored,

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regatta_agent::{Agent, AgentConfig, Shutdown, Timing};
-use regatta_coordinator::{Config, Coordinator};
+use regatta_coordinator::{Config, Coordinator, Tls};
+use regatta_net::{Connection, TokenSource};
 use regatta_store::{Moment, Trap};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,9 @@ pub(crate) enum Role {
         quarantine: bool,
         /// A file that may say what is to happen at which moment of the writer: see [`spring`].
         trap: PathBuf,
+        listen: SocketAddr,
+        /// The files with its certificate and key.
+        tls: Option<(PathBuf, PathBuf)>,
     },
     Agent {
         id: String,
@@ -47,6 +51,8 @@ pub(crate) enum Role {
         fake: String,
         ledger: PathBuf,
         lease: Duration,
+        /// The files with the authority of the coordinator's certificate and with the agent's token.
+        trust: Option<(PathBuf, PathBuf)>,
     },
 }
 
@@ -84,15 +90,17 @@ fn play() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         match serde_json::from_str(&role).unwrap() {
-            Role::Coordinator { db, lease, quarantine, trap } => {
+            Role::Coordinator { db, lease, quarantine, trap, listen, tls } => {
                 let quarantine_after = quarantine.then_some(3);
                 let trap = Some(Trap::new(move |moment| spring(&trap, moment)));
-                coordinator(Config { lease, heartbeat: lease / 8, quarantine_after, trap, ..Config::new(db) }).await;
+                let tls = tls.map(|(cert, key)| Tls { cert, key, client_ca: None, client_crl: None });
+                let heartbeat = lease / 8;
+                coordinator(Config { listen, tls, lease, heartbeat, quarantine_after, trap, ..Config::new(db) }).await;
             }
-            Role::Agent { id, coordinator, folder, workers, fake, ledger, lease } => {
-                let uri: tonic::transport::Uri = format!("http://{coordinator}").parse().unwrap();
+            Role::Agent { id, coordinator, folder, workers, fake, ledger, lease, trust } => {
+                let way = way(coordinator, trust);
                 let mut config =
-                    AgentConfig::new(id.parse().unwrap(), uri, folder.join("models"), folder.join("spool"));
+                    AgentConfig::new(id.parse().unwrap(), way, folder.join("models"), folder.join("spool"));
                 config.search_beside_program = false;
                 config.worker_dirs = vec![workers];
                 config.worker_env =
@@ -102,6 +110,16 @@ fn play() {
             }
         }
     });
+}
+
+/// The way to a coordinator: in the clear, or with these files of an authority and a token.
+pub(crate) fn way(coordinator: SocketAddr, trust: Option<(PathBuf, PathBuf)>) -> Connection {
+    let scheme = if trust.is_some() { "https" } else { "http" };
+    let plain = Connection::from(Connection::parse(&format!("{scheme}://{coordinator}")).unwrap());
+    match trust {
+        Some((ca, token)) => Connection { ca: Some(ca), token: TokenSource::File(token), ..plain },
+        None => plain,
+    }
 }
 
 /// Does what the file asks for at this moment, if it is there: `committing kill`, `committed kill` or `committing sleep`,

@@ -210,6 +210,8 @@ struct Tracked {
     session: Option<SessionId>,
     /// Its lease was given by this process, for all of its cells: what it takes is what such trials take.
     whole: bool,
+    /// What it does: trials of the same work take about the same time.
+    work: Option<Digest>,
 }
 
 /// Owns what changes in memory.
@@ -231,10 +233,13 @@ pub(crate) struct Actor {
     groups: groups::Groups,
     /// How long work takes, as far as it was asked for.
     durations: HashMap<Digest, Duration>,
+    /// What was learnt of that since the trials that wait were looked at.
+    learnt: HashMap<Digest, Duration>,
     outlooks: HashMap<RunId, (Duration, Outlook)>,
     /// Something has happened that may give the scheduler work.
     changed: bool,
-    background: JoinSet<()>,
+    /// Writes that nobody waits for, and how long work takes that one of them was about.
+    background: JoinSet<Option<(Digest, Duration)>>,
 }
 
 impl Actor {
@@ -259,6 +264,7 @@ impl Actor {
             trials: HashMap::new(),
             groups: HashMap::new(),
             durations: HashMap::new(),
+            learnt: HashMap::new(),
             outlooks: HashMap::new(),
             changed: true,
             background: JoinSet::new(),
@@ -284,7 +290,10 @@ impl Actor {
                     Some(event) => self.handle(event).await,
                     None => break,
                 },
-                _ = ticks.tick() => self.changed = true,
+                _ = ticks.tick() => {
+                    self.learn();
+                    self.changed = true;
+                }
             }
             // A heartbeat that waits here was in time: leases are judged when everything is heard.
             while let Ok(event) = events.try_recv() {
@@ -293,7 +302,9 @@ impl Actor {
             if std::mem::take(&mut self.changed) {
                 self.tick().await;
             }
-            while self.background.try_join_next().is_some() {}
+            while let Some(done) = self.background.try_join_next() {
+                self.learnt.extend(done.ok().flatten());
+            }
         }
         for session in self.sessions.values() {
             session.link.send(Message::GoingAway(pb::GoingAway { reason: "the coordinator is stopping".to_owned() }));
@@ -443,7 +454,7 @@ impl Actor {
             }
         };
         let tracked = self.trials.entry(trial.id.clone()).or_default();
-        tracked.stopping = trial.cancel_requested;
+        (tracked.stopping, tracked.work) = (trial.cancel_requested, trial.work);
         if hold == Hold::Queued {
             (tracked.session, tracked.whole) = (None, false);
         }
@@ -538,6 +549,7 @@ impl Actor {
             if let Err(error) = writer.write(ClockSkew { agent, ahead_ns }).await {
                 warn!(%error, "failed to store what an agent's clock says");
             }
+            None
         });
     }
 
@@ -825,13 +837,39 @@ impl Actor {
             && *epoch == lease
         {
             let took = Took { trial: trial.clone(), epoch: lease, took: self.now().saturating_sub(*since) };
-            let writer = self.writer.clone();
+            let (writer, reader) = (self.writer.clone(), self.reader.clone());
+            let work = self.trials.get(trial).and_then(|tracked| tracked.work);
             self.background.spawn(async move {
-                if let Err(error) = writer.write(took).await {
-                    warn!(%error, "failed to store how long a trial took");
+                let learnt = async {
+                    writer.write(took).await?;
+                    reader.durations(&work.into_iter().collect()).await
+                };
+                match learnt.await {
+                    Ok(learnt) => learnt.into_iter().next(),
+                    Err(error) => {
+                        warn!(%error, "failed to store how long a trial took");
+                        None
+                    }
                 }
             });
         }
+    }
+
+    /// Lets trials that wait for an agent know how long such trials have taken meanwhile. That is a look at each of them,
+    /// so it is done for all that was learnt since the last tick, and only where it is news.
+    fn learn(&mut self) {
+        let mut learnt = std::mem::take(&mut self.learnt);
+        learnt.retain(|work, takes| self.durations.get(work).is_none_or(|known| takes.abs_diff(*known) > *known / 20));
+        if learnt.is_empty() {
+            return;
+        }
+        for (trial, tracked) in &self.trials {
+            if let Some(takes) = tracked.work.and_then(|work| learnt.get(&work)) {
+                self.snapshot.set_expected(trial, *takes);
+            }
+        }
+        self.durations.extend(learnt);
+        self.outlooks.clear();
     }
 
     fn progress(&self, progress: pb::Progress) {

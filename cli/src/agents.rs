@@ -62,12 +62,30 @@ fn agent_text(agent: &pb::Agent) -> String {
         let _ = write!(text, ", last seen {}", time(agent.last_seen_at_unix_ns).strftime("%Y-%m-%d %H:%M UTC"));
     }
     text.push('\n');
+    if let Some(off) = agent.clock_ahead_ns.and_then(clock) {
+        let _ = writeln!(text, "  {off}");
+    }
     for device in &agent.devices {
         let memory = device.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let name = plain(&device.name);
         let _ = writeln!(text, "  {}  {name}{memory}: {}", device.id, device.backends.join(", "));
     }
     text
+}
+
+/// A clock that differs from the coordinator's by more than this is worth a word, in nanoseconds.
+const CLOCK_LIMIT_NS: u64 = 2_000_000_000;
+
+/// What is to be said of a clock that is so far ahead. What is measured does not depend on it.
+fn clock(ahead_ns: i64) -> Option<String> {
+    let off = ahead_ns.unsigned_abs();
+    let way = if ahead_ns < 0 { "behind" } else { "ahead of" };
+    (off > CLOCK_LIMIT_NS).then(|| {
+        format!(
+            "warning: its clock is {} s {way} the coordinator's; results are not touched, but set it by NTP",
+            off / 1_000_000_000
+        )
+    })
 }
 
 /// The state, also of a coordinator that names none.
@@ -108,6 +126,7 @@ fn agent_json(agent: &pb::Agent) -> Value {
         "last_seen_at": (agent.last_seen_at_unix_ns > 0).then(|| time(agent.last_seen_at_unix_ns).to_string()),
         "trials": agent.trials,
         "spool_records": agent.spool_records,
+        "clock_ahead_ns": agent.clock_ahead_ns,
         "devices": agent.devices.iter().map(device).collect::<Vec<_>>(),
     })
 }
@@ -203,7 +222,15 @@ mod tests {
             last_seen_at_unix_ns: 1_700_000_000_000_000_000,
             trials: vec!["r.t0".to_owned()],
             spool_records: 3,
+            clock_ahead_ns: Some(-3_601_500_000_000),
         }
+    }
+
+    #[test]
+    fn a_clock_is_worth_a_word_when_it_is_far_off() {
+        assert_eq!(clock(1_999_999_999), None);
+        assert!(clock(7_200_000_000_000).unwrap().contains("7200 s ahead of"));
+        assert!(clock(i64::MIN).unwrap().contains("behind"));
     }
 
     #[test]

@@ -241,6 +241,26 @@ mod tests {
     }
 
     #[test]
+    fn every_command_that_docs_fleet_names_takes_json() {
+        let text = include_str!("../../docs/fleet.md");
+        let (_, table) = text.split_once("| `regatta submit").unwrap();
+        let rows = format!("| `regatta submit{}", table.split_once("All take `--json`").unwrap().0);
+        let mut command = Cli::command();
+        command.build();
+        let mut count = 0;
+        let names = rows.split("`regatta ").skip(1).map(|row| row.split(['`', ' ']).next().unwrap());
+        for name in names {
+            let found = command.find_subcommand(name).unwrap();
+            let leaves: Vec<_> = found.get_subcommands().filter(|sub| sub.get_name() != "help").collect();
+            for leaf in if leaves.is_empty() { vec![found] } else { leaves } {
+                assert!(leaf.get_arguments().any(|a| a.get_id() == "json"), "{name} {}", leaf.get_name());
+                count += 1;
+            }
+        }
+        assert!(count > 14, "{count} commands");
+    }
+
+    #[test]
     fn the_grouped_list_names_every_command_with_its_own_words() {
         let mut command = Cli::command();
         command.build();

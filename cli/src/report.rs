@@ -63,10 +63,18 @@ pub(crate) struct ReportArgs {
     /// Folder for the report [default: regatta-out/RUN]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Print JSON: where the page and the charts are
+    #[arg(long)]
+    json: bool,
 }
 
 /// Makes a report of runs.
 pub(crate) async fn run(args: ReportArgs, folders: &Folders) -> anyhow::Result<Exit> {
+    if args.json && args.format.to_stdout().is_some() {
+        let text = "--json tells where the page is, and --format writes something else to standard output: leave one of \
+                    them out (--format json prints the measurements themselves)";
+        return Err(BadInput(text.to_owned()).into());
+    }
     match args.source.source(folders)? {
         Source::Database(path) => {
             let reader = source::open(&path).await?;
@@ -131,7 +139,7 @@ pub(crate) async fn fetch(client: &mut RunClient, run: &str, file: &Path) -> any
 fn finish(args: &ReportArgs, dataset: &Dataset, source: &Path, first: &str) -> anyhow::Result<Exit> {
     match args.format.to_stdout() {
         Some(format) => output::text(&regatta_reporter::export(dataset, &options(source), format)?),
-        None => write(dataset, source, &args.out.clone().unwrap_or_else(|| folder(first)), false)?,
+        None => write(dataset, source, &args.out.clone().unwrap_or_else(|| folder(first)), args.json)?,
     }
     Ok(Exit::Done)
 }

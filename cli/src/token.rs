@@ -69,6 +69,9 @@ pub(crate) struct RevokeArgs {
     token: String,
     #[command(flatten)]
     database: DatabaseArgs,
+    /// Print JSON: the ids of the tokens that were revoked by this
+    #[arg(long)]
+    json: bool,
 }
 
 /// Makes, lists, revokes.
@@ -171,6 +174,11 @@ async fn revoke(args: RevokeArgs, folders: &Folders) -> anyhow::Result<Exit> {
     let shown = regatta_core::id::shown(&which);
     let revoked = revoked
         .ok_or_else(|| BadInput(format!("there is no token of the id or name '{shown}': see 'regatta token list'")))?;
+    if args.json {
+        let ids: Vec<_> = revoked.iter().map(ToString::to_string).collect();
+        output::json(&json!({ "revoked": ids }));
+        return Ok(Exit::Done);
+    }
     match revoked.len() {
         0 => output::note(&format!("'{shown}' had been revoked before")),
         _ => revoked.iter().for_each(|id| output::line(&format!("revoked {id}"))),

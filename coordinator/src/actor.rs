@@ -16,9 +16,9 @@ use regatta_core::trial::{Epoch, Trial, TrialState};
 use regatta_proto::pb;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_store::{
-    CancelRun, Cancelled, EndedCell, ForgetAgent, Granted, Lease, Leased, NewRun, Reader, Release, ReleaseReason,
-    Released, ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError, Submitted, Took,
-    TrialRecord, Writer,
+    CancelRun, Cancelled, ClockSkew, EndedCell, ForgetAgent, Granted, Lease, Leased, NewRun, Reader, Release,
+    ReleaseReason, Released, ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError, Submitted,
+    Took, TrialRecord, Writer,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -31,6 +31,7 @@ pub(crate) use self::groups::Gate;
 use crate::health::Health;
 use crate::scheduler::{self, Action, Hold, Host, Outlook, Snapshot, TrialView};
 use crate::server::Config;
+use crate::skew::Skew;
 use crate::wire::{self, Hello};
 
 /// Events that may wait for the actor.
@@ -91,6 +92,8 @@ pub(crate) struct AgentView {
     pub(crate) trials: Vec<TrialId>,
     /// Records in its spool that are not acknowledged.
     pub(crate) spool_records: u64,
+    /// Nanoseconds that its clock is ahead of the one here.
+    pub(crate) clock_ahead_ns: Option<i64>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Status>>;
@@ -99,9 +102,15 @@ type Reply<T> = oneshot::Sender<Result<T, Status>>;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An agent has said hello; `greeting` is the answer.
-    Hello { hello: Box<Hello>, link: Link, greeting: pb::CoordinatorHello, reply: Reply<SessionId> },
+    Hello {
+        hello: Box<Hello>,
+        clock_ahead_ns: Option<i64>,
+        link: Link,
+        greeting: pb::CoordinatorHello,
+        reply: Reply<SessionId>,
+    },
     /// An agent lives.
-    Heartbeat { session: SessionId, held: Vec<(TrialId, Epoch)>, spool_records: u64 },
+    Heartbeat { session: SessionId, held: Vec<(TrialId, Epoch)>, spool_records: u64, clock_ahead_ns: Option<i64> },
     /// An agent did not take a trial.
     Rejected { session: SessionId, trial: TrialId, epoch: Epoch, reason: String, leaving: bool },
     /// Records of a lease were stored.
@@ -189,6 +198,7 @@ struct Session {
     hello: Hello,
     heard_at: Duration,
     spool_records: u64,
+    skew: Skew,
 }
 
 /// What is known of an open trial besides what the scheduler knows.
@@ -200,6 +210,8 @@ struct Tracked {
     session: Option<SessionId>,
     /// Its lease was given by this process, for all of its cells: what it takes is what such trials take.
     whole: bool,
+    /// What it does: trials of the same work take about the same time.
+    work: Option<Digest>,
 }
 
 /// Owns what changes in memory.
@@ -221,10 +233,13 @@ pub(crate) struct Actor {
     groups: groups::Groups,
     /// How long work takes, as far as it was asked for.
     durations: HashMap<Digest, Duration>,
+    /// What was learnt of that since the trials that wait were looked at.
+    learnt: HashMap<Digest, Duration>,
     outlooks: HashMap<RunId, (Duration, Outlook)>,
     /// Something has happened that may give the scheduler work.
     changed: bool,
-    background: JoinSet<()>,
+    /// Writes that nobody waits for, and how long work takes that one of them was about.
+    background: JoinSet<Option<(Digest, Duration)>>,
 }
 
 impl Actor {
@@ -249,6 +264,7 @@ impl Actor {
             trials: HashMap::new(),
             groups: HashMap::new(),
             durations: HashMap::new(),
+            learnt: HashMap::new(),
             outlooks: HashMap::new(),
             changed: true,
             background: JoinSet::new(),
@@ -274,7 +290,10 @@ impl Actor {
                     Some(event) => self.handle(event).await,
                     None => break,
                 },
-                _ = ticks.tick() => self.changed = true,
+                _ = ticks.tick() => {
+                    self.learn();
+                    self.changed = true;
+                }
             }
             // A heartbeat that waits here was in time: leases are judged when everything is heard.
             while let Ok(event) = events.try_recv() {
@@ -283,7 +302,9 @@ impl Actor {
             if std::mem::take(&mut self.changed) {
                 self.tick().await;
             }
-            while self.background.try_join_next().is_some() {}
+            while let Some(done) = self.background.try_join_next() {
+                self.learnt.extend(done.ok().flatten());
+            }
         }
         for session in self.sessions.values() {
             session.link.send(Message::GoingAway(pb::GoingAway { reason: "the coordinator is stopping".to_owned() }));
@@ -309,10 +330,17 @@ impl Actor {
                 | Event::Outlooks { .. }
         );
         match event {
-            Event::Hello { hello, link, greeting, reply } => {
-                let _ = reply.send(self.open_session(*hello, link, greeting).await);
+            Event::Hello { hello, clock_ahead_ns, link, greeting, reply } => {
+                let opened = self.open_session(*hello, link, greeting).await;
+                if let Ok(session) = opened {
+                    self.clock_heard(session, clock_ahead_ns);
+                }
+                let _ = reply.send(opened);
             }
-            Event::Heartbeat { session, held, spool_records } => self.heartbeat(session, &held, spool_records).await,
+            Event::Heartbeat { session, held, spool_records, clock_ahead_ns } => {
+                self.clock_heard(session, clock_ahead_ns);
+                self.heartbeat(session, &held, spool_records).await;
+            }
             Event::Rejected { session, trial, epoch, reason, leaving } => {
                 let reason = if leaving { ReleaseReason::Leaving } else { ReleaseReason::Rejected(reason) };
                 self.rejected(session, trial, epoch, reason).await;
@@ -426,7 +454,7 @@ impl Actor {
             }
         };
         let tracked = self.trials.entry(trial.id.clone()).or_default();
-        tracked.stopping = trial.cancel_requested;
+        (tracked.stopping, tracked.work) = (trial.cancel_requested, trial.work);
         if hold == Hold::Queued {
             (tracked.session, tracked.whole) = (None, false);
         }
@@ -505,8 +533,24 @@ impl Actor {
         };
         self.snapshot.insert_host(host, &hello.cached);
         self.agents.insert(id, agent.clone());
-        self.sessions.insert(agent, Session { id, link, hello, heard_at: now, spool_records: 0 });
+        self.sessions
+            .insert(agent, Session { id, link, hello, heard_at: now, spool_records: 0, skew: Skew::default() });
         Ok(id)
+    }
+
+    /// An agent has said what time it is by its clock.
+    fn clock_heard(&mut self, session: SessionId, ahead_ns: Option<i64>) {
+        let Some(open) = self.session(session) else { return };
+        let Some(ahead_ns) = open.skew.heard(ahead_ns) else { return };
+        let agent = open.hello.agent.id.clone();
+        warn!(%agent, ahead_s = ahead_ns as f64 / 1e9, "the agent's clock differs from the one here, or has been set");
+        let writer = self.writer.clone();
+        self.background.spawn(async move {
+            if let Err(error) = writer.write(ClockSkew { agent, ahead_ns }).await {
+                warn!(%error, "failed to store what an agent's clock says");
+            }
+            None
+        });
     }
 
     fn close_session(&mut self, session: SessionId) {
@@ -793,13 +837,39 @@ impl Actor {
             && *epoch == lease
         {
             let took = Took { trial: trial.clone(), epoch: lease, took: self.now().saturating_sub(*since) };
-            let writer = self.writer.clone();
+            let (writer, reader) = (self.writer.clone(), self.reader.clone());
+            let work = self.trials.get(trial).and_then(|tracked| tracked.work);
             self.background.spawn(async move {
-                if let Err(error) = writer.write(took).await {
-                    warn!(%error, "failed to store how long a trial took");
+                let learnt = async {
+                    writer.write(took).await?;
+                    reader.durations(&work.into_iter().collect()).await
+                };
+                match learnt.await {
+                    Ok(learnt) => learnt.into_iter().next(),
+                    Err(error) => {
+                        warn!(%error, "failed to store how long a trial took");
+                        None
+                    }
                 }
             });
         }
+    }
+
+    /// Lets trials that wait for an agent know how long such trials have taken meanwhile. That is a look at each of them,
+    /// so it is done for all that was learnt since the last tick, and only where it is news.
+    fn learn(&mut self) {
+        let mut learnt = std::mem::take(&mut self.learnt);
+        learnt.retain(|work, takes| self.durations.get(work).is_none_or(|known| takes.abs_diff(*known) > *known / 20));
+        if learnt.is_empty() {
+            return;
+        }
+        for (trial, tracked) in &self.trials {
+            if let Some(takes) = tracked.work.and_then(|work| learnt.get(&work)) {
+                self.snapshot.set_expected(trial, *takes);
+            }
+        }
+        self.durations.extend(learnt);
+        self.outlooks.clear();
     }
 
     fn progress(&self, progress: pb::Progress) {
@@ -930,7 +1000,8 @@ impl Actor {
     fn agent_views(&self) -> BTreeMap<AgentId, AgentView> {
         let mut views: BTreeMap<AgentId, AgentView> = BTreeMap::new();
         for (agent, session) in &self.sessions {
-            let view = AgentView { connected: true, spool_records: session.spool_records, ..AgentView::default() };
+            let (spool_records, clock_ahead_ns) = (session.spool_records, session.skew.ahead_ns);
+            let view = AgentView { connected: true, spool_records, clock_ahead_ns, ..AgentView::default() };
             views.insert(agent.clone(), view);
         }
         for trial in self.snapshot.held() {

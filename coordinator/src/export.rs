@@ -9,7 +9,6 @@ use regatta_store::Reader;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{info, warn};
 
@@ -45,12 +44,12 @@ impl Exports {
         mpsc::channel(QUEUE)
     }
 
-    /// Copies the run and sends it, until it is sent, nobody listens any more, or the coordinator stops.
-    pub(crate) async fn send(self, run: RunId, to: mpsc::Sender<Chunk>, stop: CancellationToken) {
+    /// Copies the run and sends it, until it is sent, nobody listens any more, or `gone` says why no more may be sent.
+    pub(crate) async fn send(self, run: RunId, to: mpsc::Sender<Chunk>, gone: impl Future<Output = Status>) {
         let result = tokio::select! {
             result = self.copy_and_send(&run, &to) => result,
             // An end without a status would look like the end of the file.
-            () = stop.cancelled() => Err(stopping()),
+            status = gone => Err(status),
             () = to.closed() => return,
         };
         if let Err(status) = result {
@@ -122,7 +121,7 @@ mod tests {
         let (_dir, store, exports, folder) = empty().await;
         let run: RunId = "run-a".parse().unwrap();
         let (to, mut chunks) = Exports::channel();
-        let sending = tokio::spawn(exports.clone().send(run.clone(), to, CancellationToken::new()));
+        let sending = tokio::spawn(exports.clone().send(run.clone(), to, std::future::pending()));
         let (mut received, mut size) = (0, 0);
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk.unwrap();
@@ -136,7 +135,7 @@ mod tests {
 
         let (to, chunks) = Exports::channel();
         drop(chunks);
-        exports.send(run, to, CancellationToken::new()).await;
+        exports.send(run, to, std::future::pending()).await;
         assert_eq!(files(&folder), 0);
         store.close().await;
     }
@@ -147,9 +146,8 @@ mod tests {
         // All turns are taken, so nothing is sent before the stop.
         let _taken = exports.turns.acquire_many(2).await.unwrap();
         let (to, mut chunks) = Exports::channel();
-        let stop = CancellationToken::new();
-        let sending = tokio::spawn(exports.clone().send("run-a".parse().unwrap(), to, stop.clone()));
-        stop.cancel();
+        let gone = async { Status::unavailable("the coordinator is stopping") };
+        let sending = tokio::spawn(exports.clone().send("run-a".parse().unwrap(), to, gone));
         assert_eq!(chunks.recv().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
         assert!(chunks.recv().await.is_none());
         sending.await.unwrap();

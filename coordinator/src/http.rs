@@ -40,6 +40,8 @@ pub(crate) struct Pages {
     pub(crate) metrics: Metrics,
     pub(crate) reader: Reader,
     pub(crate) actor: Handle,
+    /// Bytes of the write-ahead log beyond which something is wrong.
+    pub(crate) wal_limit: u64,
     /// Cancelled when the coordinator stops.
     pub(crate) stop: CancellationToken,
 }
@@ -125,7 +127,7 @@ impl Pages {
             }
             Err(_) => return page(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n"),
         };
-        let Ok(text) = self.metrics.text(queue) else {
+        let Ok(text) = self.metrics.text(queue, self.reader.wal_bytes(), self.wal_limit) else {
             return page(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n");
         };
         let mut response = page(StatusCode::OK, text);

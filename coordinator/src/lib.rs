@@ -22,6 +22,8 @@ mod runs;
 pub mod scheduler;
 mod server;
 mod session;
+mod skew;
+mod wal;
 mod wire;
 
 pub use crate::accept::{Tls, TlsError};

@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     /// Everything as text.
-    pub(crate) fn text(&self, queue: QueueDepth) -> Result<String, std::fmt::Error> {
+    pub(crate) fn text(&self, queue: QueueDepth, wal: u64, wal_limit: u64) -> Result<String, std::fmt::Error> {
         let gauge = |value: u64| {
             let gauge = Gauge::<i64>::default();
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -96,6 +96,12 @@ impl Metrics {
         );
         registry.register("samples", "Samples stored", self.samples.clone());
         registry.register("batches", "Batches of records stored", self.batches.clone());
+        registry.register("wal_bytes", "Bytes of the database's write-ahead log", gauge(wal));
+        registry.register(
+            "wal_over_limit",
+            "Whether the write-ahead log can't be emptied, because another program reads the database for long",
+            gauge(u64::from(wal > wal_limit)),
+        );
         registry.register("calls_refused", "Calls refused, by status", self.refused.clone());
         registry.register_with_unit(
             "commit",
@@ -141,7 +147,7 @@ mod tests {
         metrics.spool(session.agent(), 12);
         metrics.ingested(34, Duration::from_millis(7));
         metrics.refused(tonic::Code::Unauthenticated);
-        let text = metrics.text(QueueDepth { queued: 5, held: 6 }).unwrap();
+        let text = metrics.text(QueueDepth { queued: 5, held: 6 }, 7000, 6999).unwrap();
         for line in [
             "regatta_trials_queued 5",
             "regatta_leases 6",
@@ -150,12 +156,14 @@ mod tests {
             "regatta_samples_total 34",
             "regatta_commit_seconds_bucket{le=\"0.005\"} 0",
             "regatta_commit_seconds_bucket{le=\"0.01\"} 1",
+            "regatta_wal_bytes 7000",
+            "regatta_wal_over_limit 1",
             "regatta_calls_refused_total{code=\"Unauthenticated\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
         drop(session);
-        let text = metrics.text(QueueDepth { queued: 0, held: 0 }).unwrap();
+        let text = metrics.text(QueueDepth { queued: 0, held: 0 }, 0, 1).unwrap();
         assert!(text.contains("regatta_agent_streams 0") && !text.contains("gpu-07"), "{text}");
     }
 }

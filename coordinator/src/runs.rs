@@ -99,6 +99,14 @@ async fn outlook(actor: &Handle, summary: &RunSummary) -> Result<Option<Outlook>
     Ok(actor.ask(|reply| Event::Outlooks { runs, reply }).await?.remove(&summary.id))
 }
 
+/// Why nothing more is sent to a caller, when it is so.
+async fn until_gone(caller: &Caller, stop: &CancellationToken) -> Status {
+    tokio::select! {
+        () = stop.cancelled() => Status::unavailable("the coordinator is stopping"),
+        status = caller.gone() => status,
+    }
+}
+
 fn invalid(error: &WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -206,9 +214,11 @@ impl RunService for Runs {
         &self,
         request: Request<pb::ExportRunRequest>,
     ) -> Result<Response<Self::ExportRunStream>, Status> {
+        let caller = Caller::of(&request);
         let run = self.resolve(&request.into_inner().run_id).await?;
         let (outbound, chunks) = Exports::channel();
-        self.tasks.spawn(self.exports.clone().send(run, outbound, self.stop.clone()));
+        let (stop, exports) = (self.stop.clone(), self.exports.clone());
+        self.tasks.spawn(async move { exports.send(run, outbound, until_gone(&caller, &stop)).await });
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 

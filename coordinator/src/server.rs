@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use regatta_proto::MAX_MESSAGE;
 use regatta_proto::pb::agent_service_server::{self, AgentServiceServer};
 use regatta_proto::pb::run_service_server::{self, RunServiceServer};
-use regatta_store::{Reader, Standing, Store, StoreError};
+use regatta_store::{Reader, Standing, Store, StoreError, StoreOptions, Trap};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use crate::limit::Rate;
 use crate::metrics::Metrics;
 use crate::runs::Runs;
 use crate::session::Agents;
+use crate::wal;
 
 /// How often the server asks a silent peer whether it is still there. Off by default in HTTP/2: a peer that vanishes
 /// without a word would then hang its stream for ever.
@@ -87,6 +88,12 @@ pub struct Config {
     pub quarantine_after: Option<usize>,
     /// Wall-clock time, for labels.
     pub clock: fn() -> Timestamp,
+    /// The longest that a read of the database may take.
+    pub longest_read: Duration,
+    /// Bytes of the write-ahead log beyond which there is an alarm.
+    pub wal_limit: u64,
+    /// What happens at certain moments of the database. For tests.
+    pub trap: Option<Trap>,
 }
 
 /// How much callers may ask for.
@@ -125,6 +132,9 @@ impl Config {
             heartbeat: Duration::from_secs(10),
             quarantine_after: Some(3),
             clock: Timestamp::now,
+            longest_read: regatta_store::LONGEST_READ,
+            wal_limit: 256 << 20,
+            trap: None,
         }
     }
 }
@@ -195,7 +205,8 @@ impl Coordinator {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let store = Store::open(&config.db, config.clock).await?;
+        let options = StoreOptions { trap: config.trap.clone(), longest_read: config.longest_read };
+        let store = Store::open_with(&config.db, config.clock, options).await?;
         if let Err(error) = somebody_may_call(&config, store.reader()).await {
             store.close().await;
             return Err(error);
@@ -274,10 +285,14 @@ impl Bound {
         let services = services(&room, &config, &metrics, &health, &gate)?;
         tasks.spawn(gate.follow(stop.clone()));
         tasks.spawn(say_when_stopping(health, shutdown.clone()));
+        tasks.spawn(wal::watch(store.reader().clone(), config.wal_limit, stop.clone()));
         if let Some((listener, address)) = metrics_listener {
             info!(%address, "metrics are served");
             let (reader, actor) = (store.reader().clone(), handle.clone());
-            tasks.spawn(pages::serve(listener, pages::Pages { metrics, reader, actor, stop: stop.clone() }));
+            tasks.spawn(pages::serve(
+                listener,
+                pages::Pages { metrics, reader, actor, wal_limit: config.wal_limit, stop: stop.clone() },
+            ));
         }
         let encrypted = tls.is_some();
         let (incoming, accepting) = accept::accept(listener, tls, config.limits.connections);
@@ -378,7 +393,7 @@ fn services(
     gate: &Arc<Gate>,
 ) -> Result<Services<impl Grpc, impl Grpc>, CoordinatorError> {
     let Room { store, handle, tasks, stop } = *room;
-    let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config.heartbeat, metrics.clone());
+    let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config, metrics.clone());
     let runs = Runs::new(store.reader().clone(), handle.clone(), tasks.clone(), stop.clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()

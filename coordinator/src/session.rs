@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use regatta_core::cell::Outcome;
 use regatta_core::id::{AgentId, TrialId};
 use regatta_core::trial::Epoch;
 use regatta_proto::pb::agent_message::Message as FromAgent;
 use regatta_proto::pb::agent_service_server::AgentService;
 use regatta_proto::pb::coordinator_message::Message;
-use regatta_proto::{PROTOCOL, pb};
+use regatta_proto::{PROTOCOL, convert, pb};
 use regatta_store::{Batch, EndedCell, Finished, Ingested, Reader, Record, Store, Writer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ use tracing::{debug, warn};
 use crate::actor::{Event, Handle, Link, SessionId};
 use crate::auth::Caller;
 use crate::metrics::{Metrics, OpenSession};
+use crate::server::Config;
+use crate::skew;
 use crate::wire;
 
 /// Messages that may wait for an agent to read them.
@@ -42,6 +45,7 @@ pub(crate) struct Agents {
     tasks: TaskTracker,
     stop: CancellationToken,
     heartbeat: Duration,
+    clock: fn() -> Timestamp,
     boot_id: String,
     metrics: Metrics,
 }
@@ -52,11 +56,18 @@ impl Agents {
         actor: Handle,
         tasks: TaskTracker,
         stop: CancellationToken,
-        heartbeat: Duration,
+        config: &Config,
         metrics: Metrics,
     ) -> Self {
+        let (heartbeat, clock) = (config.heartbeat, config.clock);
         let (writer, reader) = (store.writer().clone(), store.reader().clone());
-        Self { writer, reader, actor, tasks, stop, heartbeat, boot_id: uuid::Uuid::now_v7().to_string(), metrics }
+        let boot_id = uuid::Uuid::now_v7().to_string();
+        Self { writer, reader, actor, tasks, stop, heartbeat, clock, boot_id, metrics }
+    }
+
+    /// How far ahead an agent's clock is that said this just now.
+    fn ahead(&self, said_unix_ns: i64) -> Option<i64> {
+        skew::ahead(said_unix_ns, convert::unix_ns((self.clock)()))
     }
 }
 
@@ -111,6 +122,7 @@ async fn greet(
         return Err(Status::failed_precondition("the first message must be hello"));
     };
     let hello = wire::hello(hello)?;
+    let clock_ahead_ns = agents.ahead(hello.sent_at_unix_ns);
     let agent = hello.agent.id.clone();
     caller.may_be(&agent)?;
     let mut resume = Vec::with_capacity(hello.spool.len());
@@ -125,7 +137,7 @@ async fn greet(
         heartbeat_interval_ns: u64::try_from(agents.heartbeat.as_nanos()).unwrap_or(u64::MAX),
     };
     let (hello, link) = (Box::new(hello), link.clone());
-    let session = agents.actor.ask(|reply| Event::Hello { hello, link, greeting, reply }).await?;
+    let session = agents.actor.ask(|reply| Event::Hello { hello, clock_ahead_ns, link, greeting, reply }).await?;
     Ok((session, agent))
 }
 
@@ -242,7 +254,9 @@ impl Open {
                 let held = heartbeat.held.iter().map(|held| wire::lease(&held.trial_id, held.epoch));
                 let held = held.collect::<Result<_, _>>()?;
                 self.agents.metrics.spool(self.counted.agent(), heartbeat.spool_records);
-                actor.send(Event::Heartbeat { session, held, spool_records: heartbeat.spool_records }).await
+                let clock_ahead_ns = self.agents.ahead(heartbeat.sent_at_unix_ns);
+                let spool_records = heartbeat.spool_records;
+                actor.send(Event::Heartbeat { session, held, spool_records, clock_ahead_ns }).await
             }
             Some(FromAgent::Batch(batch)) => self.ingest(batch).await,
             Some(FromAgent::Finish(finish)) => self.finish(&finish).await,

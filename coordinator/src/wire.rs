@@ -57,6 +57,8 @@ pub(crate) struct Hello {
     pub(crate) spool: Vec<(TrialId, Epoch)>,
     /// Artifacts whose files are on its disk.
     pub(crate) cached: Vec<ArtifactRef>,
+    /// Its wall-clock time, in nanoseconds since 1970; 0 if it does not say.
+    pub(crate) sent_at_unix_ns: i64,
 }
 
 /// Checks an agent's hello.
@@ -93,7 +95,7 @@ pub(crate) fn hello(wire: pb::AgentHello) -> Result<Hello, Status> {
     // What a newer agent has and this coordinator has no words for is nothing that could be asked for.
     let cached = wire.cached.into_iter().take(MAX_CACHED).filter_map(|artifact| artifact.try_into().ok()).collect();
     let agent = AgentSeen { id, boot_id, version, host, workers, devices, labels };
-    Ok(Hello { agent, spool, cached })
+    Ok(Hello { agent, spool, cached, sent_at_unix_ns: wire.sent_at_unix_ns })
 }
 
 fn check_protocol(agents: u32) -> Result<(), Status> {
@@ -232,6 +234,7 @@ pub(crate) fn agent(agent: &AgentRecord, view: &AgentView) -> pb::Agent {
         last_seen_at_unix_ns: unix_ns(agent.last_seen_at),
         trials: view.trials.iter().map(ToString::to_string).collect(),
         spool_records: view.spool_records,
+        clock_ahead_ns: view.clock_ahead_ns,
     }
 }
 
@@ -272,6 +275,7 @@ pub(crate) fn status(error: &StoreError) -> Status {
         StoreError::Full => Code::ResourceExhausted,
         StoreError::Closed => Code::Unavailable,
         StoreError::TooLarge { .. } => Code::OutOfRange,
+        StoreError::ReadTooLong => Code::Aborted,
         _ => Code::Internal,
     };
     Status::new(code, cut(&error.to_string()))

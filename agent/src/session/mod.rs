@@ -9,7 +9,7 @@ mod departure;
 mod outbox;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -583,7 +583,7 @@ impl Session {
         let held = measured.iter().chain(finished.filter(|key| !measured.contains(key)));
         let held = held.map(|key| pb::HeldTrial { trial_id: key.trial.to_string(), epoch: key.epoch.0 }).collect();
         let spool_records = self.spool.count_after(link.outbox.acked_positions(&heads)).await;
-        let heartbeat = pb::Heartbeat { held, spool_records };
+        let heartbeat = pb::Heartbeat { held, spool_records, sent_at_unix_ns: wall_clock() };
         // No room means that the coordinator does not read: then it is not heard of either.
         if link.outbound.try_send(message(agent_message::Message::Heartbeat(heartbeat))).is_ok() {
             self.lease.renew();
@@ -685,7 +685,14 @@ fn hello(identity: &Identity, heads: &[Head], cached: Vec<pb::ArtifactRef>) -> p
         host: identity.host.clone().into_iter().collect(),
         labels: identity.labels.clone(),
         cached,
+        sent_at_unix_ns: wall_clock(),
     }
+}
+
+/// Nanoseconds since 1970 by this machine's clock: a label.
+fn wall_clock() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Closes our side and lets the coordinator close its own, so that the last messages arrive.

@@ -39,6 +39,10 @@ async fn a_finished_trial_in_the_spool_is_delivered_and_deleted() {
     assert_eq!(hello.spool, [pb::SpoolHead { trial_id: "run.t0".to_owned(), epoch: 1, last_seq: 3 }]);
     assert_eq!(hello.devices.len(), 1);
     assert!(hello.host.contains_key("os"));
+    // By this machine's clock, so that the coordinator can tell how far that is from its own.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let said = u128::try_from(hello.sent_at_unix_ns).unwrap();
+    assert!(said <= now && now - said < Duration::from_mins(1).as_nanos(), "{said}, now {now}");
     assert_eq!(take(&mut peer, 1, 3).await, sent);
     peer.ack(&key, 3).await;
     let finish = peer.finish().await;
@@ -48,7 +52,11 @@ async fn a_finished_trial_in_the_spool_is_delivered_and_deleted() {
     );
     peer.finish_ack(&key).await;
     // The next heartbeat but one comes after the acknowledgement was read.
-    while !peer.heartbeat().await.held.is_empty() {}
+    let mut beat = peer.heartbeat().await;
+    while !beat.held.is_empty() {
+        beat = peer.heartbeat().await;
+    }
+    assert!(beat.sent_at_unix_ns > hello.sent_at_unix_ns);
     agent.stop().await;
     assert!(held(folder.path()).is_empty());
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::harness::{Fleet, LEASE, signal};
+use crate::harness::{Fleet, signal};
 use crate::proxy::Way;
 
 /// The environment variable that names other seeds than the usual ones.
@@ -124,7 +124,7 @@ struct Outcome {
 async fn seed(seed: u64) -> Outcome {
     let begun = Instant::now();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut fleet = Fleet::with_lease(AGENTS, LEASE).await;
+    let mut fleet = Fleet::start(AGENTS).await;
     let run = fleet.submit(TRIALS, &["one", "two"], REPETITIONS).await;
     let faults: Vec<_> = (0..rng.random_range(4..10)).map(|_| Fault::random(&mut rng)).collect();
     for fault in &faults {

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -11,13 +12,16 @@ use std::time::{Duration, Instant};
 use regatta_agent::AgentConfig;
 use regatta_agent::spool::Spool;
 use regatta_core::id::RunId;
+use regatta_net::Credentials;
 use regatta_proto::pb;
 use regatta_proto::pb::run_service_client::RunServiceClient;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use crate::ledger::{Ledger, Verdict};
 use crate::proxy::Proxy;
-use crate::roles::{PLAY, READY, ROLE, Role};
+use crate::roles::{PLAY, READY, ROLE, Role, SPRUNG, way};
+use crate::security::{PERSON, Security};
 
 /// The longest that anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
@@ -52,6 +56,23 @@ impl Actor {
 
     /// The same, in a network namespace.
     fn start_in(namespace: Option<&String>, role: &Role, log: &Path) -> Self {
+        let mut child = Self::spawn(namespace, role, log);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = lines.find_map(|line| Some(line.ok()?.split_once(READY)?.1.to_owned()));
+        // Nobody reads what it prints at its end.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { said: said.expect("the process ended before it was ready: see its log"), child }
+    }
+
+    /// Starts it and does not wait.
+    fn launch(role: &Role, log: &Path) -> Self {
+        let mut child = Self::spawn(None, role, log);
+        let mut printed = child.stdout.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut printed, &mut std::io::sink()));
+        Self { said: String::new(), child }
+    }
+
+    fn spawn(namespace: Option<&String>, role: &Role, log: &Path) -> Child {
         let log = File::options().create(true).append(true).open(log).unwrap();
         let program = std::env::current_exe().unwrap();
         let mut command = match namespace {
@@ -63,19 +84,14 @@ impl Actor {
             }
             None => Command::new(program),
         };
-        let mut child = command
+        command
             .args(["--exact", PLAY, "--nocapture"])
             .env(ROLE, role.to_json())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let said = lines.find_map(|line| Some(line.ok()?.split_once(READY)?.1.to_owned()));
-        // Nobody reads what it prints at its end.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { said: said.expect("the process ended before it was ready: see its log"), child }
+            .unwrap()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -134,35 +150,52 @@ pub(crate) struct Fleet {
     pub(crate) coordinator: Option<Actor>,
     pub(crate) agents: Vec<Option<Actor>>,
     workers: PathBuf,
-    lease: Duration,
+    setting: Setting,
+    security: Option<Security>,
+}
+
+/// What kind of fleet.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// The length of a lease. Pauses of agents are measured by it.
+    pub(crate) lease: Duration,
+    /// Whether an agent that fails trial after trial is put aside.
+    pub(crate) quarantine: bool,
     /// The network namespace of each agent; empty where they share the test's own.
-    namespaces: Vec<String>,
+    pub(crate) namespaces: Vec<String>,
+    /// The coordinator's own address, for agents that reach it there, without a proxy: with TLS and tokens.
+    pub(crate) listen: Option<IpAddr>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { lease: LEASE, quarantine: true, namespaces: Vec::new(), listen: None }
+    }
 }
 
 impl Fleet {
     pub(crate) async fn start(agents: usize) -> Self {
-        Self::with_lease(agents, LEASE).await
+        Self::with(agents, Setting::default()).await
     }
 
-    pub(crate) async fn with_lease(agents: usize, lease: Duration) -> Self {
-        Self::of(agents, lease, Proxy::start().await, Vec::new()).await
+    pub(crate) async fn with(agents: usize, setting: Setting) -> Self {
+        Self::of(agents, Proxy::start().await, setting).await
     }
 
-    /// One agent in each namespace, all of them behind this proxy.
-    pub(crate) async fn through(proxy: Proxy, namespaces: Vec<String>) -> Self {
-        Self::of(namespaces.len(), LEASE, proxy, namespaces).await
-    }
-
-    async fn of(agents: usize, lease: Duration, proxy: Proxy, namespaces: Vec<String>) -> Self {
+    pub(crate) async fn of(agents: usize, proxy: Proxy, setting: Setting) -> Self {
         let mut fleet = Self {
             folder: tempfile::tempdir().unwrap(),
             proxy,
             coordinator: None,
             agents: Vec::new(),
             workers: worker_folder(),
-            lease,
-            namespaces,
+            setting,
+            security: None,
         };
+        if let Some(listen) = fleet.setting.listen {
+            let names: Vec<_> = (0..agents).map(|number| format!("agent-{number}")).collect();
+            fleet.security = Some(Security::make(fleet.folder.path(), listen, &fleet.db(), &names).await);
+        }
         fleet.start_coordinator();
         for number in 0..agents {
             fleet.agents.push(None);
@@ -180,28 +213,84 @@ impl Fleet {
         self.folder.path().join(format!("agent-{number}/spool"))
     }
 
+    /// The book of an agent's workers.
+    pub(crate) fn ledger(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("ledger-{number}"))
+    }
+
+    /// All the books in one.
+    pub(crate) fn ledgers(&self) -> Ledger {
+        Ledger::read((0..self.agents.len()).map(|number| self.ledger(number)))
+    }
+
+    fn trap(&self) -> PathBuf {
+        self.folder.path().join("trap")
+    }
+
+    /// Sets a trap for the coordinator; `None` takes it away.
+    pub(crate) fn set_trap(&self, what: Option<&str>) {
+        match what {
+            Some(what) => {
+                // Never seen half-written.
+                let (new, trap) = (self.folder.path().join("trap.new"), self.trap());
+                std::fs::write(&new, what).unwrap();
+                std::fs::rename(new, trap).unwrap();
+            }
+            None => std::fs::remove_file(self.trap()).unwrap(),
+        }
+    }
+
+    /// Waits until a trap has killed the coordinator. Returns how many records were stored just before it struck.
+    pub(crate) fn trapped(&mut self) -> i64 {
+        let status = self.coordinator.take().unwrap().wait("the coordinator in the trap");
+        self.proxy.lead_to(None);
+        assert_eq!(status.signal(), Some(9), "{status}");
+        self.set_trap(None);
+        let sprung = self.folder.path().join(SPRUNG);
+        let before = std::fs::read_to_string(&sprung).unwrap().parse().unwrap();
+        std::fs::remove_file(sprung).unwrap();
+        before
+    }
+
     pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 
     pub(crate) fn start_coordinator(&mut self) {
-        let role = Role::Coordinator { db: self.db(), lease: self.lease };
+        let Setting { lease, quarantine, .. } = self.setting;
+        let (db, trap) = (self.db(), self.trap());
+        let listen = self.security.as_ref().map_or(IpAddr::from([127, 0, 0, 1]), |security| security.listen);
+        let tls = self.security.as_ref().map(|security| (security.cert(), security.key()));
+        let role = Role::Coordinator { db, lease, quarantine, trap, listen: (listen, 0).into(), tls };
         let actor = Actor::start(&role, &self.folder.path().join("coordinator.log"));
         self.proxy.lead_to(Some(actor.said.parse().unwrap()));
         self.coordinator = Some(actor);
     }
 
     pub(crate) fn start_agent(&mut self, number: usize) {
+        let (role, log) = self.agent(number);
+        self.agents[number] = Some(Actor::start_in(self.setting.namespaces.get(number), &role, &log));
+    }
+
+    /// The same without waiting until it is ready.
+    pub(crate) fn launch_agent(&mut self, number: usize) {
+        let (role, log) = self.agent(number);
+        self.agents[number] = Some(Actor::launch(&role, &log));
+    }
+
+    /// What that agent is, and where it logs.
+    fn agent(&self, number: usize) -> (Role, PathBuf) {
         let role = Role::Agent {
             id: format!("agent-{number}"),
-            coordinator: self.proxy.addr,
+            coordinator: if self.security.is_some() { self.address() } else { self.proxy.addr },
             folder: self.folder.path().join(format!("agent-{number}")),
             workers: self.workers.clone(),
             fake: FAKE.to_owned(),
-            ledger: self.folder.path().join("ledger"),
+            ledger: self.ledger(number),
+            lease: self.setting.lease,
+            trust: self.trust(&format!("agent-{number}")),
         };
-        let log = self.folder.path().join(format!("agent-{number}.log"));
-        self.agents[number] = Some(Actor::start_in(self.namespaces.get(number), &role, &log));
+        (role, self.folder.path().join(format!("agent-{number}.log")))
     }
 
     pub(crate) fn kill_coordinator(&mut self) {
@@ -225,9 +314,15 @@ impl Fleet {
         self.coordinator.as_ref().unwrap().said.parse().unwrap()
     }
 
-    async fn people(&self) -> RunServiceClient<Channel> {
-        let channel = Channel::from_shared(format!("http://{}", self.address())).unwrap();
-        RunServiceClient::new(channel.connect().await.unwrap())
+    /// The files that somebody of that name shows and checks, where that is needed.
+    fn trust(&self, name: &str) -> Option<(PathBuf, PathBuf)> {
+        self.security.as_ref().map(|security| (security.ca(), security.token(name)))
+    }
+
+    async fn people(&self) -> RunServiceClient<InterceptedService<Channel, Credentials>> {
+        let way = way(self.address(), self.trust(PERSON));
+        let channel = way.endpoint().unwrap().connect().await.unwrap();
+        RunServiceClient::with_interceptor(channel, way.credentials().unwrap())
     }
 
     /// Waits until so many agents are connected.
@@ -251,7 +346,12 @@ impl Fleet {
 
     /// Submits a run of so many trials on each agent, with these workloads in each.
     pub(crate) async fn submit(&self, trials: usize, workloads: &[&str], repetitions: u32) -> RunId {
-        let request = scenario(trials, workloads, repetitions);
+        self.submit_as("run-a", trials, workloads, repetitions).await
+    }
+
+    /// The same, under a name.
+    pub(crate) async fn submit_as(&self, run: &str, trials: usize, workloads: &[&str], repetitions: u32) -> RunId {
+        let request = scenario(run, trials, workloads, repetitions);
         let run = self.people().await.submit_run(request).await.unwrap().into_inner().run_id;
         run.parse().unwrap()
     }
@@ -291,8 +391,13 @@ impl Fleet {
 
     /// Compares the engine's book with the database.
     pub(crate) async fn verdict(&self, run: &RunId) -> (Ledger, Verdict) {
-        let ledger = Ledger::read(&self.folder.path().join("ledger"));
-        let verdict = Verdict::of(&ledger, &self.db(), run).await;
+        self.verdict_of(std::slice::from_ref(run)).await
+    }
+
+    /// The same for several runs, which have to be all that there are.
+    pub(crate) async fn verdict_of(&self, runs: &[RunId]) -> (Ledger, Verdict) {
+        let ledger = self.ledgers();
+        let verdict = Verdict::of(&ledger, &self.db(), runs).await;
         (ledger, verdict)
     }
 
@@ -310,7 +415,7 @@ impl Fleet {
 }
 
 /// A request for a run of so many trials on each agent, with these workloads in each.
-pub(crate) fn scenario(trials: usize, workloads: &[&str], repetitions: u32) -> pb::SubmitRunRequest {
+pub(crate) fn scenario(run: &str, trials: usize, workloads: &[&str], repetitions: u32) -> pb::SubmitRunRequest {
     let precisions = ["\"f32\"", "\"f16\"", "\"q8_0\"", "\"q4_k_m\""][..trials].join(", ");
     let mut text = format!(
         "schema = 1\nname = \"fleet\"\nmodels = [\"regatta-15m\"]\nweights = \"synthetic\"\nbackends = [\"fake\"]\n\
@@ -326,6 +431,6 @@ pub(crate) fn scenario(trials: usize, workloads: &[&str], repetitions: u32) -> p
         models: regatta_core::model::BUILT_IN_MODELS.to_owned(),
         ..pb::ScenarioBundle::default()
     };
-    let (scenario, run_id) = (Some(scenario), "run-a".to_owned());
+    let (scenario, run_id) = (Some(scenario), run.to_owned());
     pb::SubmitRunRequest { scenario, allow_large: false, run_id, priority: 0 }
 }

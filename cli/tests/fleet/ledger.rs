@@ -1,7 +1,7 @@
 //! The oracle: what the fake engine wrote into its own book, against what the database holds.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use regatta_core::digest::Digest;
 use regatta_core::id::RunId;
@@ -18,8 +18,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn read(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+    /// Reads the books of several agents as one.
+    pub(crate) fn read(books: impl IntoIterator<Item = PathBuf>) -> Self {
+        let texts = books.into_iter().map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        let text: String = texts.collect();
         let mut ledger = Self::default();
         for line in text.lines() {
             match line.split_once(' ') {
@@ -57,11 +59,14 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// Compares the book with a closed or open database.
-    pub(crate) async fn of(ledger: &Ledger, db: &Path, run: &RunId) -> Self {
+    pub(crate) async fn of(ledger: &Ledger, db: &Path, runs: &[RunId]) -> Self {
         let reader = Store::open_read_only(db).await.unwrap();
-        let samples = reader.all_samples(run).await.unwrap();
-        let rejected = reader.rejected_samples(run).await.unwrap();
-        assert!(rejected.is_empty(), "{rejected:?}");
+        let mut samples = Vec::new();
+        for run in runs {
+            samples.extend(reader.all_samples(run).await.unwrap());
+            let rejected = reader.rejected_samples(run).await.unwrap();
+            assert!(rejected.is_empty(), "{rejected:?}");
+        }
         reader.close().await;
         let mut stored = BTreeSet::new();
         let mut duplicated = Vec::new();

@@ -28,4 +28,7 @@ mod proxy;
 mod roles;
 #[cfg(unix)]
 #[cfg(test)]
+mod security;
+#[cfg(unix)]
+#[cfg(test)]
 mod wire;

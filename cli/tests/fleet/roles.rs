@@ -3,17 +3,25 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regatta_agent::{Agent, AgentConfig, Shutdown, Timing};
-use regatta_coordinator::{Config, Coordinator};
-use serde_json::{Value, json};
+use regatta_coordinator::{Config, Coordinator, Tls};
+use regatta_net::{Connection, TokenSource};
+use regatta_store::{Moment, Trap};
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The environment variable that says what to be.
 pub(crate) const ROLE: &str = "REGATTA_TEST_ROLE";
+
+/// What a coordinator that was killed by a trap leaves behind.
+pub(crate) const SPRUNG: &str = "sprung";
+
+/// What a bad disk takes for a sync.
+pub(crate) const SLOW_SYNC: Duration = Duration::from_secs(2);
 
 /// The name of [`play`] for the test program's command line.
 pub(crate) const PLAY: &str = "roles::play";
@@ -22,38 +30,35 @@ pub(crate) const PLAY: &str = "roles::play";
 pub(crate) const READY: &str = "@ready ";
 
 /// What to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Role {
-    Coordinator { db: PathBuf, lease: Duration },
-    Agent { id: String, coordinator: SocketAddr, folder: PathBuf, workers: PathBuf, fake: String, ledger: PathBuf },
+    Coordinator {
+        db: PathBuf,
+        lease: Duration,
+        /// Whether an agent that fails trial after trial is put aside.
+        quarantine: bool,
+        /// A file that may say what is to happen at which moment of the writer: see [`spring`].
+        trap: PathBuf,
+        listen: SocketAddr,
+        /// The files with its certificate and key.
+        tls: Option<(PathBuf, PathBuf)>,
+    },
+    Agent {
+        id: String,
+        coordinator: SocketAddr,
+        folder: PathBuf,
+        workers: PathBuf,
+        fake: String,
+        ledger: PathBuf,
+        lease: Duration,
+        /// The files with the authority of the coordinator's certificate and with the agent's token.
+        trust: Option<(PathBuf, PathBuf)>,
+    },
 }
 
 impl Role {
     pub(crate) fn to_json(&self) -> String {
-        let value = match self {
-            Self::Coordinator { db, lease } => json!({ "db": db, "lease_ms": lease.as_millis() }),
-            Self::Agent { id, coordinator, folder, workers, fake, ledger } => json!({
-                "id": id, "coordinator": coordinator, "folder": folder, "workers": workers, "fake": fake,
-                "ledger": ledger,
-            }),
-        };
-        value.to_string()
-    }
-
-    fn from_json(text: &str) -> Self {
-        let value: Value = serde_json::from_str(text).unwrap();
-        let text = |key: &str| value[key].as_str().unwrap().to_owned();
-        match value["lease_ms"].as_u64() {
-            Some(lease) => Self::Coordinator { db: text("db").into(), lease: Duration::from_millis(lease) },
-            None => Self::Agent {
-                id: text("id"),
-                coordinator: text("coordinator").parse().unwrap(),
-                folder: text("folder").into(),
-                workers: text("workers").into(),
-                fake: text("fake"),
-                ledger: text("ledger").into(),
-            },
-        }
+        serde_json::to_string(self).unwrap()
     }
 }
 
@@ -66,7 +71,7 @@ pub(crate) fn timing(lease: Duration) -> Timing {
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(100),
         batch: Duration::from_millis(5),
-        ack: Duration::from_secs(2),
+        ack: lease.mul_f64(2.5),
         leave: Duration::from_secs(10),
         ..Timing::default()
     }
@@ -84,21 +89,72 @@ fn play() {
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        match Role::from_json(&role) {
-            Role::Coordinator { db, lease } => coordinator(db, lease).await,
-            Role::Agent { id, coordinator, folder, workers, fake, ledger } => {
-                let uri: tonic::transport::Uri = format!("http://{coordinator}").parse().unwrap();
+        match serde_json::from_str(&role).unwrap() {
+            Role::Coordinator { db, lease, quarantine, trap, listen, tls } => {
+                let quarantine_after = quarantine.then_some(3);
+                let trap = Some(Trap::new(move |moment| spring(&trap, moment)));
+                let tls = tls.map(|(cert, key)| Tls { cert, key, client_ca: None, client_crl: None });
+                let heartbeat = lease / 8;
+                coordinator(Config { listen, tls, lease, heartbeat, quarantine_after, trap, ..Config::new(db) }).await;
+            }
+            Role::Agent { id, coordinator, folder, workers, fake, ledger, lease, trust } => {
+                let way = way(coordinator, trust);
                 let mut config =
-                    AgentConfig::new(id.parse().unwrap(), uri, folder.join("models"), folder.join("spool"));
+                    AgentConfig::new(id.parse().unwrap(), way, folder.join("models"), folder.join("spool"));
                 config.search_beside_program = false;
                 config.worker_dirs = vec![workers];
                 config.worker_env =
                     vec![("REGATTA_FAKE".into(), fake.into()), ("REGATTA_FAKE_LEDGER".into(), ledger.into())];
-                config.timing = timing(Duration::from_millis(800));
+                config.timing = timing(lease);
                 agent(config).await;
             }
         }
     });
+}
+
+/// The way to a coordinator: in the clear, or with these files of an authority and a token.
+pub(crate) fn way(coordinator: SocketAddr, trust: Option<(PathBuf, PathBuf)>) -> Connection {
+    let scheme = if trust.is_some() { "https" } else { "http" };
+    let plain = Connection::from(Connection::parse(&format!("{scheme}://{coordinator}")).unwrap());
+    match trust {
+        Some((ca, token)) => Connection { ca: Some(ca), token: TokenSource::File(token), ..plain },
+        None => plain,
+    }
+}
+
+/// Does what the file asks for at this moment, if it is there: `committing kill`, `committed kill` or `committing sleep`,
+/// which takes the two seconds that a bad disk takes for a sync.
+///
+/// A kill leaves the file `sprung` behind, with the number of records that were stored just before: seen through another
+/// connection, which sees nothing of a transaction that is not on the disk.
+fn spring(file: &Path, moment: Moment) {
+    let Ok(wanted) = std::fs::read_to_string(file) else { return };
+    let here = match moment {
+        Moment::Committing => "committing",
+        Moment::Committed => "committed",
+        Moment::Migrating => "migrating",
+    };
+    let Some((_, what)) = wanted.split_once(' ').filter(|(when, _)| *when == here) else { return };
+    match what {
+        "sleep" => std::thread::sleep(SLOW_SYNC),
+        "kill" => {
+            let stored = stored_records(&file.with_file_name("regatta.sqlite"));
+            std::fs::write(file.with_file_name(SPRUNG), stored.to_string()).unwrap();
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            // The signal may reach another thread first.
+            loop {
+                std::thread::park();
+            }
+        }
+        other => panic!("no trap {other}"),
+    }
+}
+
+/// Records that are stored, of all leases together.
+pub(crate) fn stored_records(db: &Path) -> i64 {
+    let db = rusqlite::Connection::open_with_flags(db, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    db.query_row("SELECT coalesce(sum(last_seq), 0) FROM deliveries", [], |row| row.get(0)).unwrap()
 }
 
 fn ready(what: impl std::fmt::Display) {
@@ -106,8 +162,7 @@ fn ready(what: impl std::fmt::Display) {
     std::io::stdout().flush().unwrap();
 }
 
-async fn coordinator(db: PathBuf, lease: Duration) {
-    let config = Config { lease, heartbeat: lease / 8, ..Config::new(db) };
+async fn coordinator(config: Config) {
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let bound = Coordinator::bind(config).await.unwrap();
     ready(bound.addr());

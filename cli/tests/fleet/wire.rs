@@ -156,7 +156,7 @@ async fn while_the_coordinator_is_away_for_ten_minutes_the_agent_measures_on_and
     let (shutdown, _agent) = agent(folder.path(), &proxy).await;
     let minute = Duration::from_mins(1);
     until("the agent to connect", minute, async || server.connected().await).await;
-    server.people.submit_run(scenario(1, &["one", "two"], REPETITIONS)).await.unwrap();
+    server.people.submit_run(scenario("run-a", 1, &["one", "two"], REPETITIONS)).await.unwrap();
     until("samples", minute, async || server.run().await.samples > 3).await;
     proxy.lead_to(None);
     server.stop().await;
@@ -165,11 +165,12 @@ async fn while_the_coordinator_is_away_for_ten_minutes_the_agent_measures_on_and
     let gone = Instant::now();
     // From now on it has no right to begin another cell.
     step(Duration::from_secs(31)).await;
-    let before = Ledger::read(&ledger).given.len();
-    until("the cell in hand to be finished", 9 * minute, async || Ledger::read(&ledger).given.len() >= CELL).await;
+    let before = Ledger::read([ledger.clone()]).given.len();
+    until("the cell in hand to be finished", 9 * minute, async || Ledger::read([ledger.clone()]).given.len() >= CELL)
+        .await;
     assert!(before < CELL, "the coordinator was still there for all of the first cell");
     until("ten minutes", 11 * minute, async || gone.elapsed() >= 10 * minute).await;
-    assert_eq!(Ledger::read(&ledger).given.len(), CELL, "a cell was begun without a lease");
+    assert_eq!(Ledger::read([ledger.clone()]).given.len(), CELL, "a cell was begun without a lease");
 
     let mut server = Server::start(folder.path(), &proxy).await;
     until("the run to end", 3 * minute, async || server.run().await.state == "done").await;
@@ -179,8 +180,8 @@ async fn while_the_coordinator_is_away_for_ten_minutes_the_agent_measures_on_and
     assert!(samples.iter().all(|sample| sample.key.epoch.0 == 1), "no second lease was needed");
     shutdown.hard.cancel();
     server.stop().await;
-    let ledger = Ledger::read(&ledger);
-    let verdict = Verdict::of(&ledger, &folder.path().join("regatta.sqlite"), &run).await;
+    let ledger = Ledger::read([ledger]);
+    let verdict = Verdict::of(&ledger, &folder.path().join("regatta.sqlite"), std::slice::from_ref(&run)).await;
     verdict.assert_nothing_lost();
     assert_eq!((ledger.given.len(), verdict.stored), (2 * CELL, 2 * CELL));
 }

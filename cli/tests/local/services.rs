@@ -252,8 +252,11 @@ fn an_agent_without_a_good_token_ends_with_one_line_and_keeps_its_spool() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let (agent, mut log, watchdog) =
         connected(&home, &["--coordinator", &url, "--name", "gpu-07", "--token-file", "token"]);
-    let revoked = home.regatta(&["token", "revoke", "gpu-07"]);
+    let revoked = home.regatta(&["token", "revoke", "gpu-07", "--json"]);
     assert_eq!(revoked.status.code(), Some(0));
+    let revoked: Value = serde_json::from_slice(&revoked.stdout).unwrap();
+    assert!(secret.contains(revoked["revoked"][0].as_str().unwrap()), "{revoked}");
+    assert_eq!(revoked["revoked"].as_array().unwrap().len(), 1);
     // It was taken once: it stays, measures on, and says what is wrong.
     let event = wait_for(&mut log, "no connection to the coordinator");
     assert!(event["reason"].as_str().unwrap().contains("revoked"), "{event}");

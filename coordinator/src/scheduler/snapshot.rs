@@ -337,6 +337,15 @@ impl Snapshot {
         self.enter(id);
     }
 
+    /// More is known of how long a trial takes: it waits at another place of its queue now.
+    pub fn set_expected(&mut self, id: &TrialId, expected: Duration) {
+        self.leave(id);
+        if let Some(slot) = self.trials.get_mut(id) {
+            slot.view.expected = Some(expected);
+        }
+        self.enter(id);
+    }
+
     /// The lease lives until then. Does nothing for another lease.
     pub fn renew(&mut self, id: &TrialId, renewed: Epoch, until: Duration) {
         if let Some(Hold::Held { epoch, expires_at: Some(at), .. }) =

@@ -211,6 +211,20 @@ fn weights_in_memory_come_before_those_on_disk_and_long_trials_before_short_ones
 }
 
 #[test]
+fn a_trial_takes_its_new_place_when_more_is_known_of_it() {
+    let trials = [30, 20, 10].into_iter().zip(0..).map(|(takes, n)| expected(takes, trial("a", n, &["x/cpu"])));
+    let mut snapshot = snapshot(&["x"], trials);
+    assert_eq!(decided(&snapshot), ["a.t0 -> x/cpu"]);
+    snapshot.set_expected(&TrialId::of(&"a".parse().unwrap(), 2), Duration::from_secs(40));
+    assert_eq!(decided(&snapshot), ["a.t2 -> x/cpu"]);
+    // One that an agent has goes on as it did.
+    let id = TrialId::of(&"a".parse().unwrap(), 2);
+    snapshot.set_hold(&id, held("x/cpu", later()));
+    snapshot.set_expected(&id, Duration::from_secs(1));
+    assert_eq!((decided(&snapshot).len(), snapshot.held().count()), (0, 1));
+}
+
+#[test]
 fn a_trial_that_failed_somewhere_goes_elsewhere_if_there_is_an_elsewhere() {
     let again = TrialView { avoid: vec!["x".parse().unwrap()], ..trial("a", 0, &["x/cpu", "y/cpu"]) };
     assert!(decided(&snapshot(&["x"], [again.clone()])).len() == 1, "nobody else is there");

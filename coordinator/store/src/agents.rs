@@ -66,6 +66,27 @@ impl Change for AgentSeen {
     }
 }
 
+/// An agent's wall clock was found to be that far from the coordinator's, or no longer to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClockSkew {
+    /// The agent.
+    pub agent: AgentId,
+    /// Nanoseconds that its clock is ahead.
+    pub ahead_ns: i64,
+}
+
+impl Change for ClockSkew {
+    type Outcome = ();
+
+    async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<(), StoreError> {
+        let way = if self.ahead_ns < 0 { "behind" } else { "ahead of" };
+        let seconds = self.ahead_ns.unsigned_abs() as f64 / 1e9;
+        let detail = format!("the agent's clock is {seconds:.3} s {way} the coordinator's");
+        let event = Event { kind: "clock_skew", agent: Some(&self.agent), detail: &detail, ..Event::default() };
+        events::record(db, at, event).await
+    }
+}
+
 async fn insert_device(db: &mut SqliteConnection, agent: &AgentId, device: &Device) -> Result<(), StoreError> {
     let memory = device.memory_bytes.map(|bytes| stored("memory_bytes", bytes)).transpose()?;
     sqlx::query(

@@ -79,6 +79,12 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk of the database is full: nothing was stored; make room and try again")]
     Full,
+    /// It kept the write-ahead log from being emptied.
+    #[error(
+        "the read took too long and was cut off, because the database's write-ahead log grows as long as it lasts: \
+         try again when there is less to do, or copy the database with 'regatta backup FILE' and read the copy"
+    )]
+    ReadTooLong,
     /// A stored value that no version of this program writes.
     #[error("database has an unreadable value in {column}: {value}")]
     Unreadable {
@@ -131,10 +137,14 @@ pub enum StoreError {
 /// The result code of a full disk.
 const SQLITE_FULL: &str = "13";
 
+/// The result code of a statement that was cut off. Only reads are.
+const SQLITE_INTERRUPT: &str = "9";
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
             Some(code) if code == SQLITE_FULL => Self::Full,
+            Some(code) if code == SQLITE_INTERRUPT => Self::ReadTooLong,
             _ => Self::Sql(error),
         }
     }

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use crate::error::StoreError;
 use crate::read::Reader;
 use crate::schema;
+use crate::snapshot;
 
 /// Agents that the run was unfolded over or that measured something of it.
 const AGENTS: &str = "SELECT agent_id FROM src.run_devices WHERE run_id = ?1
@@ -80,7 +81,8 @@ impl Rows {
 }
 
 impl Reader {
-    /// Writes the run, as it is now, to a new database at `into`, where there must be nothing yet or an empty file.
+    /// Writes the run, as it is now, to a new database at `into`, where there must be nothing yet or an empty file. All
+    /// of it is one moment, so it takes no longer than reads may take.
     pub async fn export(&self, run: &RunId, into: &Path) -> Result<(), StoreError> {
         let source = self.pool.connect_options().get_filename().to_owned();
         let options = SqliteConnectOptions::new()
@@ -94,6 +96,7 @@ impl Reader {
         // `run` would take the connection in a way that keeps this future on its thread.
         schema::migrator().run_direct(None, &mut db, false).await.map_err(StoreError::Migrate)?;
         sqlx::query("ATTACH DATABASE ? AS src").bind(read_only_uri(&source)).execute(&mut db).await?;
+        snapshot::limit(&mut db, self.longest).await?;
         copy(&mut db, run).await?;
         sqlx::query("DETACH DATABASE src").execute(&mut db).await?;
         db.close().await?;

@@ -21,18 +21,21 @@ mod retry;
 mod row;
 mod runs;
 mod schema;
+mod snapshot;
 mod stream;
 mod tokens;
+mod trap;
 mod trials;
 mod writer;
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::agents::{AgentSeen, ForgetAgent, Service, SetService};
+pub use crate::agents::{AgentSeen, ClockSkew, ForgetAgent, Service, SetService};
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
 pub use crate::groups::{Begun, ReplicaCell};
@@ -43,11 +46,28 @@ pub use crate::read::{
     TrialRecord, WorkerFacts, WorkerRecord,
 };
 pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
+pub use crate::snapshot::LONGEST_READ;
 pub use crate::tokens::{NewToken, Standing, TokenRecord, Tokens};
+pub use crate::trap::{Moment, Trap};
 pub use crate::trials::{
     Finish, Finished, Granted, Lease, Leased, MAX_ATTEMPTS, Release, ReleaseReason, Released, Seat, Took,
 };
 pub use crate::writer::{Change, Writer};
+
+/// What a coordinator's database is opened with.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// What happens at certain moments. For tests.
+    pub trap: Option<Trap>,
+    /// The longest that a read may take: then it is cut off.
+    pub longest_read: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { trap: None, longest_read: LONGEST_READ }
+    }
+}
 
 /// A coordinator's database. One process at a time has it.
 #[derive(Debug)]
@@ -63,13 +83,19 @@ impl Store {
     /// Opens the database at `path`, makes it where there is none, and brings its schema up to date. `clock` gives
     /// the wall-clock time that changes are labelled with.
     pub async fn open(path: &Path, clock: fn() -> Timestamp) -> Result<Self, StoreError> {
+        Self::open_with(path, clock, StoreOptions::default()).await
+    }
+
+    /// The same for those who want something else than the usual.
+    pub async fn open_with(path: &Path, clock: fn() -> Timestamp, options: StoreOptions) -> Result<Self, StoreError> {
+        let StoreOptions { trap, longest_read } = options;
         open::check(path).await?;
         let lock = open::lock(path)?;
-        let db = open::writer(path).await?;
-        let reader = Reader { pool: open::readers(path).await? };
+        let db = open::writer(path, trap.as_ref()).await?;
+        let reader = Reader { pool: open::readers(path, longest_read).await?, longest: longest_read };
         let (writer, jobs) = writer::channel();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(writer::run(db, jobs, stop.clone(), clock));
+        tasks.spawn(writer::run(db, jobs, stop.clone(), clock, trap));
         tasks.close();
         Ok(Self { reader, writer, stop, tasks, _lock: lock })
     }
@@ -77,7 +103,7 @@ impl Store {
     /// Opens the database at `path` for reading, also while a coordinator writes to it.
     pub async fn open_read_only(path: &Path) -> Result<Reader, StoreError> {
         open::check_read_only(path).await?;
-        Ok(Reader { pool: open::readers(path).await? })
+        Ok(Reader { pool: open::readers(path, LONGEST_READ).await?, longest: LONGEST_READ })
     }
 
     /// Reads.

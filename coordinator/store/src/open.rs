@@ -13,6 +13,8 @@ use sqlx::{ConnectOptions, Connection};
 use crate::error::StoreError;
 use crate::row::Columns;
 use crate::schema;
+use crate::snapshot;
+use crate::trap::Trap;
 
 /// How long a connection waits for another one's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -262,7 +264,7 @@ fn write_options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// The one connection that writes, with the schema brought up to date.
-pub(crate) async fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
+pub(crate) async fn writer(path: &Path, trap: Option<&Trap>) -> Result<SqliteConnection, StoreError> {
     let options = write_options(path).create_if_missing(true);
     let suspect = deserves_a_check(path);
     let mut db = options.connect().await.map_err(|error| not_a_database(path, error))?;
@@ -270,7 +272,13 @@ pub(crate) async fn writer(path: &Path) -> Result<SqliteConnection, StoreError> 
     if suspect {
         check_pages(&mut db, path).await?;
     }
+    if let Some(trap) = trap {
+        trap.watch_migrations(&mut db).await?;
+    }
     schema::migrator().run(&mut db).await.map_err(StoreError::Migrate)?;
+    if let Some(trap) = trap {
+        trap.watch_commits(&mut db).await?;
+    }
     Ok(db)
 }
 
@@ -302,7 +310,13 @@ async fn check_pages(db: &mut SqliteConnection, path: &Path) -> Result<(), Store
 }
 
 /// The connections that read.
-pub(crate) async fn readers(path: &Path) -> Result<SqlitePool, StoreError> {
-    let pool = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE_TIMEOUT);
+pub(crate) async fn readers(path: &Path, longest: Duration) -> Result<SqlitePool, StoreError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // The time runs from the moment that somebody takes the connection. This also shows that it works.
+        .test_before_acquire(false)
+        .after_connect(move |db, _| Box::pin(snapshot::limit(db, longest)))
+        .before_acquire(move |db, _| Box::pin(async move { snapshot::limit(db, longest).await.map(|()| true) }));
     Ok(pool.connect_with(read_options(path)).await?)
 }

@@ -31,6 +31,8 @@ const CANDIDATES: u32 = 10;
 #[derive(Debug, Clone)]
 pub struct Reader {
     pub(crate) pool: SqlitePool,
+    /// The longest that a read may take.
+    pub(crate) longest: Duration,
 }
 
 /// A run in one line.
@@ -533,6 +535,15 @@ impl Reader {
         let rows = sqlx::query("SELECT * FROM events WHERE run_id = ? AND id > ? ORDER BY id")
             .bind(run.as_str())
             .bind(after)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(row::event).collect()
+    }
+
+    /// Events of the agent that belong to no run, in order.
+    pub async fn agent_events(&self, agent: &AgentId) -> Result<Vec<EventRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM events WHERE agent_id = ? AND run_id IS NULL ORDER BY id")
+            .bind(agent.as_str())
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(row::event).collect()

@@ -29,10 +29,19 @@ pub(crate) fn migrator() -> Migrator {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
     use super::*;
+    use crate::trap::Trap;
+
+    /// Kills of migrations.
+    const KILLS: usize = 24;
 
     /// What each version's tables may hold, inserted after its migration and before the next one.
     const SAMPLES: [&str; MIGRATIONS.len()] = [
@@ -69,6 +78,89 @@ mod tests {
             assert_ne!(count.fetch_one(&mut db).await.unwrap().get::<i64, _>(0), 0, "{name} has no sample data");
         }
         db.close().await.unwrap();
+    }
+
+    /// The environment variables that name a database to [`die_in_a_migration`] of, and the moment.
+    const DIE: &str = "REGATTA_TEST_DIE";
+    const DIE_AT: &str = "REGATTA_TEST_DIE_AT";
+
+    /// Another process, which dies without a chance to clean up while it brings a database up to date. As a test it does
+    /// nothing.
+    #[tokio::test]
+    async fn die_in_a_migration() {
+        let Some(path) = std::env::var_os(DIE) else { return };
+        let at: usize = std::env::var(DIE_AT).unwrap().parse().unwrap();
+        let passed = AtomicUsize::new(0);
+        let trap = Trap::new(move |_| {
+            if passed.fetch_add(1, Ordering::Relaxed) == at {
+                std::process::abort();
+            }
+        });
+        crate::open::writer(Path::new(&path), Some(&trap)).await.unwrap();
+    }
+
+    /// A database of the first version, with data.
+    async fn old(path: &Path) {
+        let mut db = SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap();
+        migrator().run_to(1, &mut db).await.unwrap();
+        sqlx::raw_sql(SAMPLES[0]).execute(&mut db).await.unwrap();
+        db.close().await.unwrap();
+    }
+
+    /// The version of a database and its tables, as SQL.
+    async fn version_and_schema(path: &Path) -> (i64, Vec<String>) {
+        let mut db = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+        let versions = "SELECT max(version) FROM _sqlx_migrations WHERE success";
+        let version = sqlx::query_scalar(versions).fetch_one(&mut db).await.unwrap();
+        let tables = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
+        let tables = sqlx::query_scalar(tables).fetch_all(&mut db).await.unwrap();
+        db.close().await.unwrap();
+        (version, tables)
+    }
+
+    #[tokio::test]
+    async fn a_migration_killed_anywhere_leaves_the_old_schema_or_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut whole = BTreeMap::new();
+        for version in 1..=NEWEST {
+            let path = dir.path().join(format!("whole-{version}.db"));
+            old(&path).await;
+            let mut db = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+            migrator().run_to(version, &mut db).await.unwrap();
+            db.close().await.unwrap();
+            let (found, tables) = version_and_schema(&path).await;
+            whole.insert(found, tables);
+        }
+        let moments = Arc::new(AtomicUsize::new(0));
+        let path = dir.path().join("counted.db");
+        old(&path).await;
+        let count = Arc::clone(&moments);
+        let trap = Trap::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        crate::open::writer(&path, Some(&trap)).await.unwrap().close().await.unwrap();
+        let moments = moments.load(Ordering::Relaxed);
+        assert!(moments > KILLS, "{moments} moments");
+
+        let mut left = BTreeMap::new();
+        for kill in 0..KILLS {
+            let path = dir.path().join(format!("killed-{kill}.db"));
+            old(&path).await;
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let child = child.args(["--exact", "schema::tests::die_in_a_migration"]).env(DIE, &path);
+            let output = child.env(DIE_AT, (moments * kill / KILLS).to_string()).output().unwrap();
+            assert!(!output.status.success(), "it was to die");
+            let (version, tables) = version_and_schema(&path).await;
+            assert_eq!(tables, whole[&version], "version {version} is not as it should be");
+            *left.entry(version).or_insert(0) += 1;
+            // And the next start goes on from there.
+            let mut db = crate::open::writer(&path, None).await.unwrap();
+            let runs: i64 = sqlx::query_scalar("SELECT count(*) FROM runs").fetch_one(&mut db).await.unwrap();
+            assert!(runs > 0, "the data is there still");
+            db.close().await.unwrap();
+            assert_eq!(version_and_schema(&path).await, (NEWEST, whole[&NEWEST].clone()));
+        }
+        assert!(left.len() >= 2, "kills strike in several migrations: {left:?}");
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use tracing::{debug, error};
 use crate::error::StoreError;
 use crate::ingest::{Batch, Ingested};
 use crate::stream::Streams;
+use crate::trap::{Moment, Trap};
 
 /// Changes that may wait.
 const QUEUE: usize = 256;
@@ -123,6 +124,7 @@ pub(crate) async fn run(
     mut jobs: mpsc::Receiver<Box<dyn Job>>,
     stop: CancellationToken,
     clock: fn() -> Timestamp,
+    trap: Option<Trap>,
 ) {
     let mut streams = Streams::default();
     loop {
@@ -135,7 +137,7 @@ pub(crate) async fn run(
         };
         let Some(first) = job else { break };
         let group = gather(first, &mut jobs);
-        commit(&mut db, &mut streams, group, clock()).await;
+        commit(&mut db, &mut streams, group, clock(), trap.as_ref()).await;
     }
     close(db).await;
 }
@@ -153,10 +155,22 @@ fn gather(first: Box<dyn Job>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<B
 }
 
 /// Commits the group; where that fails, each change by itself, so that a broken one fails alone.
-async fn commit(db: &mut SqliteConnection, streams: &mut Streams, mut group: Vec<Box<dyn Job>>, at: Timestamp) {
+async fn commit(
+    db: &mut SqliteConnection,
+    streams: &mut Streams,
+    mut group: Vec<Box<dyn Job>>,
+    at: Timestamp,
+    trap: Option<&Trap>,
+) {
     match try_commit(db, &mut group, at, Some(&mut *streams)).await {
-        // Elsewhere: what waits in the queue need not wait for the memory of a thousand rows to be given back.
-        Ok(()) => return drop(tokio::spawn(async { group.into_iter().for_each(Job::answer) })),
+        Ok(()) => {
+            if let Some(trap) = trap {
+                trap.spring(Moment::Committed);
+            }
+            // Elsewhere: what waits in the queue need not wait for the memory of a thousand rows to be given back.
+            tokio::spawn(async { group.into_iter().for_each(Job::answer) });
+            return;
+        }
         Err(error) => debug!(changes = group.len(), %error, "group rolled back, trying its changes one by one"),
     }
     streams.forget();

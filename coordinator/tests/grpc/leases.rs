@@ -197,3 +197,29 @@ async fn what_trials_took_before_says_how_long_they_will_take() {
     assert_eq!(server.run("run-b").await.remaining_ns, Some(4_000_000_000));
     server.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn trials_that_wait_learn_from_those_that_end() {
+    let _clock = StoppedClock::new();
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.submit("run-a").await.unwrap();
+    server.submit("run-b").await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    tokio::time::advance(Duration::from_secs(7)).await;
+    assert_eq!(server.run("run-b").await.remaining_ns, None, "nothing is known yet");
+    agent.measure(&trial, epoch).await;
+    // The second one was submitted before anything was known of such work.
+    agent.assigned().await;
+    let mut remaining = None;
+    for _ in 0..30 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        remaining = server.run("run-b").await.remaining_ns;
+        if remaining.is_some() {
+            break;
+        }
+    }
+    assert!(remaining.is_some_and(|left| left < 7_000_000_000), "{remaining:?}");
+    server.stop().await;
+}

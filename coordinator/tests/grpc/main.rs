@@ -4,6 +4,7 @@
 
 mod agents;
 mod delivery;
+mod export;
 mod fleet;
 mod leases;
 mod replicas;

@@ -1,42 +1,43 @@
 //! A slow or full disk, a wall clock that jumps, many agents at once, batches that are too large.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use regatta_coordinator::Config;
 use regatta_proto::pb;
 use regatta_proto::pb::agent_message::Message as ToCoordinator;
-use rusqlite::Connection;
+use regatta_store::{Moment, Trap};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::support::{Agent, Server, batch, hello, sample, sample_record, spool, submission, whole_trial};
 
 /// A scenario whose cells take so many samples.
-fn long_scenario(repetitions: u32) -> String {
+pub(crate) fn long_scenario(repetitions: u32) -> String {
     crate::support::SCENARIO.replace("repetitions = 2", &format!("repetitions = {repetitions}"))
 }
 
-/// Somebody else's transaction keeps the writer from its own, as a disk does that takes seconds for a sync.
-struct SlowDisk(Connection);
-
-impl SlowDisk {
-    fn stop(folder: &std::path::Path) -> Self {
-        let db = Connection::open(folder.join("regatta.db")).unwrap();
-        db.execute_batch("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE").unwrap();
-        Self(db)
-    }
-
-    fn go_on(self) {
-        self.0.execute_batch("ROLLBACK").unwrap();
-    }
+/// A trap that makes each commit take as long as a sync of a bad disk, while it is switched on.
+fn slow_disk(is_slow: &Arc<AtomicBool>) -> Trap {
+    let is_slow = Arc::clone(is_slow);
+    Trap::new(move |moment| {
+        if moment == Moment::Committing && is_slow.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    })
 }
 
 #[tokio::test]
 async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path()).await;
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let config = Config { trap: Some(slow_disk(&is_slow)), ..Config::new(dir.path().join("regatta.db")) };
+    let server = Server::with(config).await;
     let mut agent = Agent::connect(&server, "boot-1").await;
     server.people().await.submit_run(submission("run-a", &long_scenario(1000))).await.unwrap();
     let (trial, epoch) = agent.assigned().await;
@@ -44,7 +45,7 @@ async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
     // Flags are kept as they come, so a record may be as large as one likes: here 100 KiB.
     let flag = vec!["fake_backend".to_owned(); 8000];
     let record = |n| sample_record(pb::Sample { flags: flag.clone(), ..sample(cell, epoch, n) });
-    let disk = SlowDisk::stop(dir.path());
+    is_slow.store(true, Ordering::Relaxed);
     // An agent without a window of its own: it sends until the connection takes no more.
     let mut sent = 0;
     while sent < 500 {
@@ -56,11 +57,11 @@ async fn a_slow_disk_holds_agents_back_and_costs_no_connection() {
     }
     let bytes = sent as usize * 104_000;
     assert!(bytes < 16 << 20, "{sent} records of 100 KiB were taken while none could be stored");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    disk.go_on();
     let mut acknowledged = 0;
+    // One commit is waited for, others follow at once.
     while acknowledged < u64::from(sent) {
         acknowledged = agent.acknowledged().await;
+        is_slow.store(false, Ordering::Relaxed);
     }
     assert_eq!(server.run("run-a").await.samples, u64::from(sent));
     server.stop().await;
@@ -77,16 +78,26 @@ async fn a_wall_clock_that_jumps_changes_labels_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { clock: wall_clock, ..Config::new(dir.path().join("regatta.db")) };
     let server = Server::with(config).await;
-    let mut agent = Agent::connect(&server, "boot-1").await;
+    let hour = SignedDuration::from_hours(1).as_secs();
+    // An agent whose own clock is an hour behind, and is set in the middle of the run.
+    let now_ns = || WALL.load(Ordering::Relaxed) * 1_000_000_000;
+    let greeting =
+        pb::AgentHello { sent_at_unix_ns: now_ns() - hour * 1_000_000_000, ..hello("host-a", "boot-1", Vec::new()) };
+    let mut agent = Agent::greet(&server, greeting).await.unwrap().0;
+    let listed = server.people().await.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner().agents;
+    assert_eq!(listed[0].clock_ahead_ns, Some(-hour * 1_000_000_000));
     server.submit("run-a").await.unwrap();
     let (trial, epoch) = agent.assigned().await;
     let records = whole_trial(&trial, epoch);
     for (number, record) in records.iter().enumerate() {
         // An hour ahead, an hour back, and so on.
-        let hour = SignedDuration::from_hours(1).as_secs();
         WALL.fetch_add(if number % 2 == 0 { hour } else { -2 * hour }, Ordering::Relaxed);
         agent.deliver(&trial.id, epoch, number as u64 + 1, std::slice::from_ref(record)).await;
-        agent.heartbeat(&[(&trial, epoch)], 0).await;
+        let held = vec![pb::HeldTrial { trial_id: trial.id.clone(), epoch }];
+        let beat = pb::Heartbeat { held, spool_records: 0, sent_at_unix_ns: now_ns() };
+        agent.send(ToCoordinator::Heartbeat(beat)).await;
+        // What is answered after it was handled after it.
+        agent.deliver(&trial.id, epoch, number as u64 + 1, std::slice::from_ref(record)).await;
     }
     agent.finish(&trial.id, epoch, &records).await;
     let run = server.run("run-a").await;
@@ -94,6 +105,10 @@ async fn a_wall_clock_that_jumps_changes_labels_and_nothing_else() {
     let id = "run-a".parse().unwrap();
     let events = server.reader.events(&id, 0).await.unwrap();
     assert!(events.windows(2).any(|pair| pair[1].at < pair[0].at), "the clock did jump back");
+    let skews = server.reader.agent_events(&"host-a".parse().unwrap()).await.unwrap();
+    let skews: Vec<_> = skews.iter().filter(|event| event.kind == "clock_skew").map(|event| &event.detail).collect();
+    assert_eq!(skews.len(), 2, "once at hello, once when it was set: {skews:?}");
+    assert!(skews[0].contains("3600.000 s behind") && skews[1].contains("0.000 s"), "{skews:?}");
     let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
     let place = |kind| kinds.iter().position(|of| *of == kind).unwrap();
     assert!(
@@ -173,6 +188,57 @@ async fn a_batch_beyond_the_limit_of_messages_is_refused_and_its_parts_are_taken
         agent.deliver(&trial.id, epoch, number as u64 + 1, std::slice::from_ref(record)).await;
     }
     agent.finish(&trial.id, epoch, &records).await;
+    server.stop().await;
+}
+
+/// The value of a metric.
+async fn metric(address: SocketAddr, name: &str) -> u64 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: regatta\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in:\n{page}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_long_reader_raises_an_alarm_and_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("regatta.db");
+    // Above the size to which the log is cut when it is emptied.
+    let wal_limit = 72 << 20;
+    let config = Config { metrics: Some(([127, 0, 0, 1], 0).into()), wal_limit, ..Config::new(&db) };
+    let server = Server::with(config).await;
+    let metrics = server.metrics.unwrap();
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.people().await.submit_run(submission("run-a", &long_scenario(1000))).await.unwrap();
+    let (trial, epoch) = agent.assigned().await;
+    // Records that nobody can read are kept as they came.
+    let record = |n: u32| [n.to_le_bytes().as_slice(), vec![0xff; 100_000].as_slice()].concat();
+    let mut stored = 0;
+    let mut deliver = async |agent: &mut Agent| {
+        let records: Vec<_> = (stored..stored + 20).map(record).collect();
+        assert_eq!(agent.deliver(&trial.id, epoch, u64::from(stored) + 1, &records).await, u64::from(stored) + 20);
+        stored += 20;
+        stored
+    };
+    deliver(&mut agent).await;
+
+    // Another program, in a transaction that it does not end.
+    let reader = rusqlite::Connection::open(&db).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let count = || reader.query_row("SELECT count(*) FROM rejected_samples", [], |row| row.get::<_, u32>(0)).unwrap();
+    assert_eq!(count(), 20);
+    while metric(metrics, "regatta_wal_over_limit").await == 0 {
+        assert!(deliver(&mut agent).await < 1000, "no alarm at {} bytes", metric(metrics, "regatta_wal_bytes").await);
+    }
+    assert!(metric(metrics, "regatta_wal_bytes").await > wal_limit);
+    assert_eq!(count(), 20, "it sees its moment still");
+
+    reader.execute_batch("ROLLBACK").unwrap();
+    while metric(metrics, "regatta_wal_over_limit").await == 1 {
+        assert!(deliver(&mut agent).await < 1000, "the log is not emptied");
+    }
     server.stop().await;
 }
 

@@ -58,6 +58,7 @@ generate = 2
 /// A coordinator that serves.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) reader: Reader,
     shutdown: CancellationToken,
     tasks: JoinSet<Result<(), CoordinatorError>>,
@@ -70,10 +71,11 @@ impl Server {
 
     pub(crate) async fn with(config: Config) -> Self {
         let bound = Coordinator::bind(config).await.unwrap();
-        let (addr, reader, shutdown) = (bound.addr(), bound.reader(), CancellationToken::new());
+        let (addr, metrics) = (bound.addr(), bound.metrics_addr());
+        let (reader, shutdown) = (bound.reader(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(bound.serve(shutdown.clone()));
-        Self { addr, reader, shutdown, tasks }
+        Self { addr, metrics, reader, shutdown, tasks }
     }
 
     /// Stops it as a signal would, and waits until its database is closed.
@@ -217,7 +219,7 @@ impl Agent {
     pub(crate) async fn heartbeat(&self, held: &[(&pb::Trial, u32)], spool_records: u64) {
         let held =
             held.iter().map(|(trial, epoch)| pb::HeldTrial { trial_id: trial.id.clone(), epoch: *epoch }).collect();
-        self.send(ToCoordinator::Heartbeat(pb::Heartbeat { held, spool_records })).await;
+        self.send(ToCoordinator::Heartbeat(pb::Heartbeat { held, spool_records, ..Default::default() })).await;
     }
 
     /// Sends records and leaves the answer where it is.

@@ -28,10 +28,16 @@ generate = 2
 
 /// Submits a run of one trial and returns its id.
 pub(crate) async fn submit(connection: &Connection) -> String {
+    submit_with(connection, 0).await
+}
+
+/// The same with comments of so many bytes each in the scenario and in the manifest of models.
+pub(crate) async fn submit_with(connection: &Connection, bytes: usize) -> String {
+    let padding = format!("# {}\n", "x".repeat(bytes));
     let scenario = pb::ScenarioBundle {
         file: "small.toml".to_owned(),
-        text: SCENARIO.to_owned(),
-        models: regatta_core::model::BUILT_IN_MODELS.to_owned(),
+        text: format!("{padding}{SCENARIO}"),
+        models: format!("{padding}{}", regatta_core::model::BUILT_IN_MODELS),
         ..pb::ScenarioBundle::default()
     };
     let request = pb::SubmitRunRequest { scenario: Some(scenario), run_id: "run".to_owned(), ..Default::default() };
@@ -58,7 +64,7 @@ fn about(trial_id: &str, epoch: u32) -> Vec<ToCoordinator> {
     vec![
         ToCoordinator::Heartbeat(pb::Heartbeat {
             held: vec![pb::HeldTrial { trial_id: trial_id.clone(), epoch }],
-            spool_records: 0,
+            ..Default::default()
         }),
         ToCoordinator::Batch(pb::RecordBatch {
             trial_id: trial_id.clone(),

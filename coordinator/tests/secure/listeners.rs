@@ -91,7 +91,7 @@ async fn metrics_and_health_are_served_on_a_listener_of_their_own() {
     crate::leases::submit(&server.plain(None)).await;
     let (trial, epoch) = agent.assigned().await;
     let held = vec![regatta_proto::pb::HeldTrial { trial_id: trial.id.clone(), epoch }];
-    let beat = regatta_proto::pb::Heartbeat { held, spool_records: 12 };
+    let beat = regatta_proto::pb::Heartbeat { held, spool_records: 12, ..Default::default() };
     agent.send(regatta_proto::pb::agent_message::Message::Heartbeat(beat)).await;
     let batch =
         regatta_proto::pb::RecordBatch { trial_id: trial.id, epoch, first_seq: 1, records: Vec::new(), crc32c: 0 };

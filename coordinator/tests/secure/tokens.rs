@@ -77,7 +77,7 @@ async fn a_revocation_ends_what_is_open_and_the_token_is_not_taken_again() {
     assert!(again.message().contains("has been revoked"), "{again:?}");
 
     // The other one goes on.
-    let beat = pb::Heartbeat { held: Vec::new(), spool_records: 0 };
+    let beat = pb::Heartbeat { held: Vec::new(), spool_records: 0, ..Default::default() };
     bystander.send(regatta_proto::pb::agent_message::Message::Heartbeat(beat)).await;
     let quiet = tokio::time::timeout(Duration::from_millis(300), bystander.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
@@ -108,6 +108,48 @@ async fn a_token_that_expires_ends_the_watch_that_it_opened() {
     };
     let status = tokio::time::timeout(PATIENCE, end).await.unwrap();
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_revocation_ends_an_export_that_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::with_tokens(dir.path()).await;
+    let submitter = server.token(Role::Submitter, "ci").await;
+    let agent = server.token(Role::Agent, "gpu-07").await;
+    let _agent = Agent::greet(&server.plain(Some(&agent)), hello("gpu-07")).await.unwrap();
+    // Two megabytes: more than is on its way while nobody reads.
+    let run = crate::leases::submit_with(&server.plain(Some(&submitter)), 1_000_000).await;
+
+    let viewer = server.token(Role::Viewer, "board").await;
+    let connection = server.plain(Some(&viewer));
+    let window = Some(64 * 1024);
+    let endpoint = connection.endpoint().unwrap();
+    let endpoint = endpoint.initial_stream_window_size(window).initial_connection_window_size(window);
+    let channel = endpoint.connect().await.unwrap();
+    let mut client = RunServiceClient::with_interceptor(channel, connection.credentials().unwrap());
+    let mut chunks = client.export_run(pb::ExportRunRequest { run_id: run }).await.unwrap().into_inner();
+    let size = chunks.message().await.unwrap().unwrap().size;
+    assert!(size > 2_000_000, "{size} bytes");
+    server.revoke(viewer.id().as_str()).await;
+    // The coordinator looks every second, and by then more is waiting than may be sent.
+    let refused = async {
+        while list_runs(&connection).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    let mut received = 0;
+    let status = loop {
+        match tokio::time::timeout(PATIENCE, chunks.message()).await.unwrap() {
+            Ok(Some(chunk)) => received += chunk.chunk.len() as u64,
+            Ok(None) => panic!("all of it came, or it ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    assert!(received < size, "{received} of {size}");
     server.stop().await;
 }
 

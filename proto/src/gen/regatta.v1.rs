@@ -488,6 +488,9 @@ pub struct AgentHello {
     /// Artifacts whose files are on this machine.
     #[prost(message, repeated, tag = "10")]
     pub cached: ::prost::alloc::vec::Vec<ArtifactRef>,
+    /// The agent's wall-clock time, in nanoseconds since 1970. Only to tell how far it is from the coordinator's.
+    #[prost(int64, tag = "11")]
+    pub sent_at_unix_ns: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SpoolHead {
@@ -535,6 +538,9 @@ pub struct Heartbeat {
     /// Records in the spool that are not acknowledged.
     #[prost(uint64, tag = "2")]
     pub spool_records: u64,
+    /// As in hello.
+    #[prost(int64, tag = "3")]
+    pub sent_at_unix_ns: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldTrial {
@@ -1309,6 +1315,10 @@ pub struct Agent {
     /// Records in its spool that are not acknowledged.
     #[prost(uint64, tag = "10")]
     pub spool_records: u64,
+    /// How far its wall clock is ahead of the coordinator's, in nanoseconds; what a message took on its way is counted
+    /// against it. Not set while it is away. A label: no duration is computed from it.
+    #[prost(sint64, optional, tag = "11")]
+    pub clock_ahead_ns: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainAgentRequest {

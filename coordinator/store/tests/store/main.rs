@@ -5,6 +5,7 @@
 mod common;
 mod export;
 mod faults;
+mod groups;
 mod ingest;
 mod lifecycle;
 mod open;

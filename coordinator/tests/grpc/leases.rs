@@ -34,12 +34,21 @@ async fn a_silent_agent_loses_its_lease_and_its_late_records_change_no_state() {
     let (trial, old) = agent.assigned().await;
 
     // Heartbeats keep it.
-    for _ in 0..3 {
+    for spooled in 1..=3 {
         tokio::time::advance(Duration::from_secs(39)).await;
-        agent.heartbeat(&[(&trial, old)], 0).await;
-        // The answer to this one comes after the heartbeat has been heard.
-        let listed = server.people().await.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner();
-        assert!(listed.agents[0].connected);
+        agent.heartbeat(&[(&trial, old)], spooled).await;
+        // The clock stands still until the heartbeat has been heard.
+        let mut people = server.people().await;
+        let mut heard = 0;
+        for _ in 0..10_000 {
+            let listed = people.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner();
+            assert!(listed.agents[0].connected);
+            heard = listed.agents[0].spool_records;
+            if heard == spooled {
+                break;
+            }
+        }
+        assert_eq!(heard, spooled);
     }
     assert!(!server.event_kinds("run-a").await.contains(&"trial_queued_again".to_owned()));
 

@@ -24,7 +24,7 @@ pub(crate) struct AgentsArgs {
 
 /// Lists agents.
 pub(crate) async fn list(args: AgentsArgs) -> anyhow::Result<Exit> {
-    let agents = agents(&mut args.connect.client()?).await?;
+    let agents = agents(&mut args.connect.client().await?).await?;
     if args.json {
         output::json(&Value::Array(agents.iter().map(agent_json).collect()));
     } else if agents.is_empty() {
@@ -159,7 +159,7 @@ pub(crate) struct DrainArgs {
 /// Gives an agent no more trials.
 pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<Exit> {
     let DrainArgs { agent: args, reason } = args;
-    let mut client = args.connect.client()?;
+    let mut client = args.connect.client().await?;
     let request = rpc::request(pb::DrainAgentRequest { agent_id: args.agent.clone(), reason });
     client.drain_agent(request).await.map_err(|status| rpc::refused(&status))?;
     show(&mut client, &args).await
@@ -167,7 +167,7 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<Exit> {
 
 /// Takes an agent back into service.
 pub(crate) async fn resume(args: AgentNameArgs) -> anyhow::Result<Exit> {
-    let mut client = args.connect.client()?;
+    let mut client = args.connect.client().await?;
     let request = rpc::request(pb::ResumeAgentRequest { agent_id: args.agent.clone() });
     client.resume_agent(request).await.map_err(|status| rpc::refused(&status))?;
     show(&mut client, &args).await
@@ -175,7 +175,7 @@ pub(crate) async fn resume(args: AgentNameArgs) -> anyhow::Result<Exit> {
 
 /// Removes an agent that is gone for good.
 pub(crate) async fn forget(args: AgentNameArgs) -> anyhow::Result<Exit> {
-    let mut client = args.connect.client()?;
+    let mut client = args.connect.client().await?;
     let request = rpc::request(pb::ForgetAgentRequest { agent_id: args.agent.clone() });
     client.forget_agent(request).await.map_err(|status| rpc::refused(&status))?;
     if args.json {

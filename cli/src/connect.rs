@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use regatta_core::token::{NotAToken, Token};
-use regatta_net::{Connection, Credentials, TokenSource};
+use regatta_net::{Connection, Credentials, TokenSource, chain, explain};
 use regatta_proto::MAX_MESSAGE;
 use regatta_proto::pb::run_service_client::RunServiceClient;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub(crate) const DEFAULT: &str = "http://127.0.0.1:7600";
 /// The variable that may hold a token: no flag does, because everyone on a machine can see the flags of a program.
 pub(crate) const TOKEN: &str = "REGATTA_TOKEN";
 
-/// A client of the coordinator's `RunService`. It connects at its first call, and again whenever that is needed.
+/// A client of the coordinator's `RunService`. It connects again whenever that is needed.
 pub(crate) type RunClient = RunServiceClient<InterceptedService<Channel, Credentials>>;
 
 /// Where the coordinator is and how to reach it, shared by all commands that speak to one.
@@ -85,10 +85,12 @@ impl ConnectArgs {
         Ok(connection)
     }
 
-    /// A client of the coordinator. Nothing is sent yet.
-    pub(crate) fn client(&self) -> anyhow::Result<RunClient> {
+    /// A client of the coordinator, connected, so that an address where there is none is named in the error.
+    pub(crate) async fn client(&self) -> anyhow::Result<RunClient> {
         let connection = self.connection()?;
-        Ok(over(&connection.endpoint()?, connection.credentials()?))
+        let connecting = connection.endpoint()?.connect().await;
+        let channel = connecting.map_err(|error| unreachable(&connection.described(), &error))?;
+        Ok(over(channel, connection.credentials()?))
     }
 }
 
@@ -99,11 +101,21 @@ fn given(text: &str) -> Result<Token, BadInput> {
 
 /// A client of a coordinator that asks for no credentials.
 pub(crate) fn client(uri: Uri) -> RunClient {
-    over(&Endpoint::from(uri), Credentials::default())
+    over(Endpoint::from(uri).connect_lazy(), Credentials::default())
 }
 
-fn over(endpoint: &Endpoint, credentials: Credentials) -> RunClient {
-    RunServiceClient::with_interceptor(endpoint.connect_lazy(), credentials)
+/// Why there is no connection, and what to do about it.
+fn unreachable(address: &str, error: &tonic::transport::Error) -> anyhow::Error {
+    let reason = explain(error).unwrap_or_else(|| {
+        let reason = chain(error);
+        let reason = reason.strip_prefix("transport error: ").unwrap_or(&reason);
+        format!("{reason}; is a coordinator running there, and is the address right?")
+    });
+    anyhow::anyhow!("can't reach the coordinator at {address}: {reason}")
+}
+
+fn over(channel: Channel, credentials: Credentials) -> RunClient {
+    RunServiceClient::with_interceptor(channel, credentials)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
 }

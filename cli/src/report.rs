@@ -75,7 +75,7 @@ pub(crate) async fn run(args: ReportArgs, folders: &Folders) -> anyhow::Result<E
                     them out (--format json prints the measurements themselves)";
         return Err(BadInput(text.to_owned()).into());
     }
-    match args.source.source(folders)? {
+    match args.source.source(folders).await? {
         Source::Database(path) => {
             let reader = source::open(&path).await?;
             let ids = chosen(&reader, &args.runs, &path).await?;

@@ -56,7 +56,7 @@ pub(crate) struct RunArgs {
 
 /// Runs a scenario, or the rest of a run, and reports.
 pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    match args.source.source(folders)? {
+    match args.source.source(folders).await? {
         Source::Database(database) => here(args, &database, folders).await,
         Source::Coordinator(client) => elsewhere(args, client).await,
     }

@@ -29,7 +29,7 @@ pub(crate) struct RunsArgs {
 
 /// Lists runs.
 pub(crate) async fn list(args: RunsArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let (runs, place): (Vec<RunView>, _) = match args.source.source(folders)? {
+    let (runs, place): (Vec<RunView>, _) = match args.source.source(folders).await? {
         Source::Database(path) => {
             let runs = source::open(&path).await?.runs(args.limit).await?;
             (runs.iter().map(RunView::from).collect(), path.display().to_string())
@@ -65,7 +65,7 @@ pub(crate) struct ShowArgs {
 
 /// Shows the cells of one run.
 pub(crate) async fn show(args: ShowArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let (run, cells): (RunView, Vec<CellView>) = match args.source.source(folders)? {
+    let (run, cells): (RunView, Vec<CellView>) = match args.source.source(folders).await? {
         Source::Database(path) => {
             let reader = source::open(&path).await?;
             let id = reader.resolve_run(&args.run).await.map_err(|error| BadInput(error.to_string()))?;

@@ -46,11 +46,11 @@ enum Said {
 
 impl SourceArgs {
     /// A flag goes before the environment; without either it is the database of this machine.
-    pub(crate) fn source(&self, folders: &Folders) -> anyhow::Result<Source> {
+    pub(crate) async fn source(&self, folders: &Folders) -> anyhow::Result<Source> {
         let coordinator = self.connect.named().map(|url| said(url.as_ref(), "REGATTA_COORDINATOR"));
         let database = self.database.db.as_ref().map(|path| said(path.as_os_str(), "REGATTA_DB"));
         if is_elsewhere(coordinator, database)? {
-            Ok(Source::Coordinator(self.connect.client()?))
+            Ok(Source::Coordinator(self.connect.client().await?))
         } else {
             Ok(Source::Database(folders.database(self.database.db.as_deref())?))
         }

@@ -54,7 +54,7 @@ pub(crate) struct SubmitArgs {
 pub(crate) async fn submit(args: SubmitArgs) -> anyhow::Result<Exit> {
     let bundle = bundle::read(&args.scenario, &args.options)?;
     bundle::check(&bundle)?;
-    let mut client = args.connect.client()?;
+    let mut client = args.connect.client().await?;
     let run = queue(&mut client, bundle, args.options.allow_large, args.priority).await?;
     let submitted = json!({ "event": "submitted", "run": run });
     follow_up(client, Submitted { run, event: submitted }, args.watch, args.json).await
@@ -111,7 +111,7 @@ pub(crate) struct CancelArgs {
 
 /// Stops a run after the repetitions that are under way.
 pub(crate) async fn cancel(args: CancelArgs) -> anyhow::Result<Exit> {
-    let mut client = args.connect.client()?;
+    let mut client = args.connect.client().await?;
     let id = source::get_run(&mut client, &args.run).await?.id;
     let request = rpc::request(pb::CancelRunRequest { run_id: id.clone() });
     client.cancel_run(request).await.map_err(|status| rpc::refused(&status))?;
@@ -150,7 +150,7 @@ pub(crate) struct RetryArgs {
 
 /// Submits a new run of the cells that did not end ok.
 pub(crate) async fn retry(args: RetryArgs) -> anyhow::Result<Exit> {
-    let mut client = args.connect.client()?;
+    let mut client = args.connect.client().await?;
     let of = source::get_run(&mut client, &args.run).await?.id;
     let request = pb::RetryRunRequest { run_id: of.clone(), new_run_id: Uuid::now_v7().to_string() };
     let response = client.retry_run(rpc::request(request)).await.map_err(|status| rpc::refused(&status))?;

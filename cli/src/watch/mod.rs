@@ -52,7 +52,7 @@ pub(crate) struct WatchArgs {
 
 /// Watches a run until it has ended or Ctrl-C.
 pub(crate) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let client = args.connect.client()?;
+    let client = args.connect.client().await?;
     remotely(client, &args.run, Screen::new(args.json, Place::Stdout)).await.map(Watched::exit)
 }
 

@@ -292,3 +292,15 @@ fn what_is_wrong_is_said_in_one_line() {
         assert!(said.contains("coordinator") && said.lines().count() == 1, "{said}");
     }
 }
+
+#[test]
+fn a_coordinator_that_is_not_there_is_named_with_what_to_check() {
+    let home = Home::new();
+    // Bound and closed again: nobody listens on it.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let output = home.regatta(&["agents", "--coordinator", &format!("http://127.0.0.1:{port}")]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(&format!("can't reach the coordinator at http://127.0.0.1:{port}/")), "{error}");
+    assert!(error.contains("is a coordinator running there, and is the address right?"), "{error}");
+}

@@ -52,11 +52,17 @@ async fn step(by: Duration) {
 }
 
 /// Moves the clock until it is so; the virtual time that took.
-async fn until(what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) -> Duration {
+async fn until(what: &str, limit: Duration, holds: impl AsyncFnMut() -> bool) -> Duration {
+    until_by(Duration::from_millis(250), what, limit, holds).await
+}
+
+/// The same in steps of one's own: the smaller they are, the more real time others have before a lease of virtual time
+/// runs out.
+async fn until_by(by: Duration, what: &str, limit: Duration, mut holds: impl AsyncFnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !holds().await {
         assert!(begun.elapsed() < limit, "waited in vain for {what}");
-        step(Duration::from_millis(250)).await;
+        step(by).await;
     }
     begun.elapsed()
 }
@@ -173,7 +179,8 @@ async fn while_the_coordinator_is_away_for_ten_minutes_the_agent_measures_on_and
     assert_eq!(Ledger::read([ledger.clone()]).given.len(), CELL, "a cell was begun without a lease");
 
     let mut server = Server::start(folder.path(), &proxy).await;
-    until("the run to end", 3 * minute, async || server.run().await.state == "done").await;
+    let by = Duration::from_millis(20);
+    until_by(by, "the run to end", 15 * minute, async || server.run().await.state == "done").await;
     let run = "run-a".parse().unwrap();
     let samples = server.reader.samples(&run).await.unwrap();
     assert_eq!((samples.len(), server.run().await.cells["ok"]), (2 * CELL, 2));

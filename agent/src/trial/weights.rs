@@ -151,6 +151,6 @@ mod tests {
         let outcome = store(&folder).find(&real, 1).await.unwrap_err();
         assert_eq!(outcome.failure(), Some(FailureKind::ModelRejected));
         let detail = outcome.detail().unwrap();
-        assert!(detail.contains("fix: regatta models import regatta-15m"), "{detail}");
+        assert!(detail.contains("fix: regatta models pull regatta-15m --format safetensors --precision bf16"), "{detail}");
     }
 }

@@ -184,8 +184,9 @@ fn url(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Option<Origin> {
     if authority.is_empty() {
         return wrong("must name a host", None);
     }
-    if value.len() > MAX_NAME || !value.bytes().all(|b| b.is_ascii_graphic()) || value.contains(['?', '#']) {
-        return wrong("must have at most 255 plain characters, no '?' and no '#'", None);
+    let is_plain = |b: u8| b.is_ascii_graphic() && !b"?#\"\\".contains(&b);
+    if value.len() > MAX_NAME || !value.bytes().all(is_plain) {
+        return wrong("must have at most 255 plain characters, no '?', '#', quotes or backslashes", None);
     }
     if !value.ends_with('/') {
         return wrong("must name a folder, which file names are put behind", Some("end it with '/'"));

@@ -23,6 +23,21 @@ pub fn import(library: &Library, source: &Path, model: &Model, replace: bool) ->
     library.install(&artifact, Install { seed: None, replace }, |folder| copy(source, verified.format, folder))
 }
 
+/// Installs files that were fetched as the real weights of `model`: `write` puts them into the folder that it is given,
+/// under the names that they have in a library. They are verified before they are found under the artifact's name.
+pub fn install_fetched(
+    library: &Library,
+    artifact: &ArtifactRef,
+    model: &Model,
+    replace: bool,
+    write: impl FnOnce(&Path) -> Result<(), ModelError>,
+) -> Result<Installed, ModelError> {
+    library.install(artifact, Install { seed: None, replace }, |folder| {
+        write(folder)?;
+        check_shape(folder, model, &verify::verify(folder, Tokenizer::Optional)?)
+    })
+}
+
 fn check_shape(source: &Path, model: &Model, verified: &Verified) -> Result<(), ModelError> {
     let differences = config::differences(&verified.shape, &model.shape, verified.format == Format::Gguf);
     if differences.is_empty() {

@@ -9,7 +9,8 @@
 //! - [`config`], [`layout`]: what the network is, and which tensors it must therefore have.
 //! - [`verify`]: both together, for one artifact.
 //! - [`synth`], [`convert`]: files of weights out of a seed, or out of other files.
-//! - [`library`], [`import`]: the model root, where artifacts are found by id and never by path.
+//! - [`library`], [`import`], [`incoming`]: the model root, where artifacts are found by id and never by path, and how
+//!   they come there.
 
 pub mod codec;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod convert;
 pub mod error;
 pub mod gguf;
 pub mod import;
+pub mod incoming;
 pub mod layout;
 pub mod library;
 pub mod safetensors;

@@ -268,7 +268,7 @@ impl Library {
 pub fn fix_command(artifact: &ArtifactRef) -> String {
     let ArtifactRef { model, weights, format, precision } = artifact;
     match weights {
-        Weights::Real => format!("regatta models import {model} --from PATH (weights in {format} {precision})"),
+        Weights::Real => format!("regatta models pull {model} --format {format} --precision {precision}"),
         Weights::Synthetic => format!("regatta models synth {model} --format {format} --precision {precision}"),
     }
 }
@@ -430,7 +430,7 @@ fn put_in_place(fresh: &Path, place: &Path, old: &Path) -> Result<(), ModelError
 }
 
 /// The SHA-256 of a file, in lower-case hexadecimal.
-pub(crate) fn sha256(path: &Path) -> Result<String, ModelError> {
+pub fn sha256(path: &Path) -> Result<String, ModelError> {
     let mut file = File::open(path).map_err(ModelError::io("open", path))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -443,7 +443,7 @@ pub(crate) fn sha256(path: &Path) -> Result<String, ModelError> {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 

@@ -73,7 +73,7 @@ fn a_missing_artifact_comes_with_the_command_that_gets_it() {
     assert!(error.contains("regatta models synth tiny --format gguf --precision q4_k_m"), "{error}");
     let real = ArtifactRef { weights: Weights::Real, ..artifact(Format::Gguf, Precision::F16) };
     let error = library.find(&real).unwrap_err().to_string();
-    assert!(error.contains("regatta models import tiny --from PATH (weights in gguf f16)"), "{error}");
+    assert!(error.contains("regatta models pull tiny --format gguf --precision f16"), "{error}");
 }
 
 #[test]

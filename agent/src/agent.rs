@@ -74,7 +74,8 @@ impl Agent {
         let surroundings = Surroundings { extra: config.worker_env.clone(), oom_counters: config.oom_counters.clone() };
         let found = workers::find(&config.worker_folders(), &surroundings, config.timing.probe).await;
         let devices = devices::discover(&config.id, &found.workers);
-        let store = Store { library, models, surroundings, deadline: config.timing.make };
+        let coordinator = config.fetch_weights.then(|| config.coordinator.clone());
+        let store = Store { library, models, surroundings, deadline: config.timing.make, coordinator };
         Ok(Self { config, spool: SpoolHandle::new(spool), store, found, devices })
     }
 

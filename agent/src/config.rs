@@ -19,6 +19,8 @@ pub struct AgentConfig {
     pub coordinator: Connection,
     /// The folder of artifacts.
     pub model_root: PathBuf,
+    /// Whether weights that are not in that folder are asked of the coordinator.
+    pub fetch_weights: bool,
     /// Text of the model manifest, for making synthetic weights.
     pub models_manifest: String,
     /// The folder of the spool. One agent, one spool; one spool, one coordinator database.
@@ -48,6 +50,7 @@ impl AgentConfig {
             labels: BTreeMap::new(),
             coordinator: coordinator.into(),
             model_root,
+            fetch_weights: true,
             models_manifest: regatta_core::model::BUILT_IN_MODELS.to_owned(),
             spool_dir,
             spool_quota: Self::SPOOL_QUOTA,

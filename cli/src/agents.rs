@@ -223,6 +223,7 @@ mod tests {
             trials: vec!["r.t0".to_owned()],
             spool_records: 3,
             clock_ahead_ns: Some(-3_601_500_000_000),
+            cached: Vec::new(),
         }
     }
 

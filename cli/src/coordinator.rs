@@ -66,6 +66,10 @@ pub(crate) struct CoordinatorSettings {
     /// Connections at the same time [default: 4096]
     #[arg(long, value_name = "N", env = "REGATTA_COORDINATOR_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
+    /// Let agents fetch the weights in the model root [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+        env = "REGATTA_COORDINATOR_SERVE_MODELS")]
+    serve_models: Option<bool>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
@@ -78,6 +82,7 @@ fn defaults(folders: &Folders) -> anyhow::Result<CoordinatorSettings> {
         require_token: Some(false),
         metrics_public: Some(false),
         max_connections: Some(Limits::default().connections),
+        serve_models: Some(true),
         log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
         ..CoordinatorSettings::default()
     })
@@ -109,6 +114,9 @@ impl CoordinatorSettings {
         config.metrics = self.metrics;
         config.metrics_public = self.metrics_public.unwrap_or(false);
         config.limits.connections = self.max_connections.unwrap_or(config.limits.connections).max(1);
+        if self.serve_models.unwrap_or(true) {
+            config.model_root = Some(folders.model_root()?);
+        }
         Ok(config)
     }
 }

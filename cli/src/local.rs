@@ -94,6 +94,8 @@ async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) 
     let mut config = AgentConfig::new(agent_id(), coordinator, folders.model_root()?, spool.to_owned());
     config.worker_dirs = folders.worker_dirs();
     config.search_beside_program = false;
+    // The coordinator beside it has the same model root.
+    config.fetch_weights = false;
     models.clone_into(&mut config.models_manifest);
     Agent::start(config).await.context("failed to start the agent")
 }

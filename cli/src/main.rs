@@ -69,7 +69,7 @@ On this machine:
   run          Run a scenario and report: here, or on a fleet with --coordinator
   plan         Show the expanded matrix, what is skipped and why
   devices      List devices and the workers that can drive them
-  models       List, make, import, convert and verify weights
+  models       List, fetch, make, import, convert and verify weights
 
 Results:
   runs         List runs
@@ -109,7 +109,7 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List devices and the workers that can drive them
     Devices(devices::DevicesArgs),
-    /// List, make, import, convert and verify weights
+    /// List, fetch, make, import, convert and verify weights
     #[command(subcommand)]
     Models(models::ModelsCommand),
     /// List runs
@@ -232,6 +232,7 @@ mod tests {
         let text = include_str!("../../docs/configuration.md");
         let mut found = std::collections::BTreeSet::from([connect::TOKEN.to_owned(), "NO_COLOR".to_owned()]);
         variables(&Cli::command(), &mut found);
+        found.extend(regatta_pull::hub::VARIABLES.map(str::to_owned));
         assert!(found.len() > 20, "{found:?}");
         let listed = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
         // Metrics stand in a table too.

@@ -7,6 +7,7 @@ mod groups;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use regatta_core::artifact::ArtifactRef;
 use regatta_core::digest::Digest;
 use regatta_core::fleet::{Fleet, Place};
 use regatta_core::id::{AgentId, RunId, TrialId};
@@ -94,6 +95,8 @@ pub(crate) struct AgentView {
     pub(crate) spool_records: u64,
     /// Nanoseconds that its clock is ahead of the one here.
     pub(crate) clock_ahead_ns: Option<i64>,
+    /// Artifacts that are on its machine.
+    pub(crate) cached: Vec<ArtifactRef>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Status>>;
@@ -1000,8 +1003,13 @@ impl Actor {
     fn agent_views(&self) -> BTreeMap<AgentId, AgentView> {
         let mut views: BTreeMap<AgentId, AgentView> = BTreeMap::new();
         for (agent, session) in &self.sessions {
-            let (spool_records, clock_ahead_ns) = (session.spool_records, session.skew.ahead_ns);
-            let view = AgentView { connected: true, spool_records, clock_ahead_ns, ..AgentView::default() };
+            let view = AgentView {
+                connected: true,
+                spool_records: session.spool_records,
+                clock_ahead_ns: session.skew.ahead_ns,
+                cached: self.snapshot.cached(agent),
+                ..AgentView::default()
+            };
             views.insert(agent.clone(), view);
         }
         for trial in self.snapshot.held() {

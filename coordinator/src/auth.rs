@@ -52,7 +52,11 @@ pub(crate) fn needs(path: &str) -> Needs {
             "regatta.v1.RunService",
             "SubmitRun" | "CancelRun" | "ResumeRun" | "RetryRun" | "DrainAgent" | "ResumeAgent" | "ForgetAgent",
         ) => CHANGE,
-        ("regatta.v1.AgentService" | "regatta.v1.RunService", _) => Needs::Role(&[]),
+        // Who measures needs weights, and who submits may see that they are there.
+        ("regatta.v1.ArtifactService", "DescribeArtifact" | "FetchArtifact") => {
+            Needs::Role(&[Role::Submitter, Role::Agent])
+        }
+        ("regatta.v1.AgentService" | "regatta.v1.RunService" | "regatta.v1.ArtifactService", _) => Needs::Role(&[]),
         ("grpc.health.v1.Health", _) => Needs::Nothing,
         _ => Needs::Anyone,
     }

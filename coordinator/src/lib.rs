@@ -11,6 +11,7 @@
 
 mod accept;
 mod actor;
+mod artifacts;
 mod auth;
 pub mod barrier;
 mod export;

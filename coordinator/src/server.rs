@@ -7,8 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use regatta_models::ModelError;
+use regatta_models::library::Library;
 use regatta_proto::MAX_MESSAGE;
 use regatta_proto::pb::agent_service_server::{self, AgentServiceServer};
+use regatta_proto::pb::artifact_service_server::{self, ArtifactServiceServer};
 use regatta_proto::pb::run_service_server::{self, RunServiceServer};
 use regatta_store::{Reader, Standing, Store, StoreError, StoreOptions, Trap};
 use tokio::net::TcpListener;
@@ -25,6 +28,7 @@ use tracing::{info, warn};
 
 use crate::accept::{self, Tls, TlsError};
 use crate::actor::{self, Actor, Handle};
+use crate::artifacts::{Artifacts, Pace};
 use crate::auth::Gate;
 use crate::http as pages;
 use crate::limit::Rate;
@@ -77,6 +81,8 @@ pub struct Config {
     pub metrics_public: bool,
     /// How much callers may ask for.
     pub limits: Limits,
+    /// The root of weights that agents may fetch; `None` serves none.
+    pub model_root: Option<PathBuf>,
     /// The database file.
     pub db: PathBuf,
     /// How long an agent may be silent before its trial goes to the queue again.
@@ -103,11 +109,13 @@ pub struct Limits {
     pub connections: usize,
     /// Calls of one address. A session is one call.
     pub calls: Rate,
+    /// How fast weights are sent.
+    pub weights: Pace,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, calls: Rate { per_second: 200.0, burst: 2000.0 } }
+        Self { connections: 4096, calls: Rate { per_second: 200.0, burst: 2000.0 }, weights: Pace::default() }
     }
 }
 
@@ -127,6 +135,7 @@ impl Config {
             metrics: None,
             metrics_public: false,
             limits: Limits::default(),
+            model_root: None,
             db: db.into(),
             lease: Duration::from_secs(40),
             heartbeat: Duration::from_secs(10),
@@ -166,6 +175,9 @@ pub enum CoordinatorError {
     /// Another program listens there.
     #[error("address {0} is in use by another program: stop it, or choose another port")]
     AddressInUse(SocketAddr),
+    /// The weights can't be served.
+    #[error("the model root can't be used")]
+    Models(#[from] ModelError),
     /// Any other trouble with the address.
     #[error("failed to listen on {address}")]
     Listen {
@@ -375,7 +387,8 @@ async fn say_when_stopping(health: HealthReporter, shutdown: CancellationToken) 
 }
 
 /// The services that have a health of their own.
-const SERVICES: [&str; 2] = [agent_service_server::SERVICE_NAME, run_service_server::SERVICE_NAME];
+const SERVICES: [&str; 3] =
+    [agent_service_server::SERVICE_NAME, run_service_server::SERVICE_NAME, artifact_service_server::SERVICE_NAME];
 
 /// What every service is made from.
 struct Room<'r> {
@@ -395,6 +408,8 @@ fn services(
     let Room { store, handle, tasks, stop } = *room;
     let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config, metrics.clone());
     let runs = Runs::new(store.reader().clone(), handle.clone(), tasks.clone(), stop.clone());
+    let library = config.model_root.as_deref().map(Library::open).transpose()?;
+    let artifacts = Artifacts::new(library, config.limits.weights, tasks.clone(), stop.clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(regatta_proto::DESCRIPTORS)
@@ -407,6 +422,9 @@ fn services(
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE),
         runs: RunServiceServer::new(runs).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+        artifacts: ArtifactServiceServer::new(artifacts)
+            .max_decoding_message_size(SMALL_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE),
         health: HealthServer::new(HealthService::from_health_reporter(health.clone()))
             .max_decoding_message_size(SMALL_MESSAGE)
             .max_encoding_message_size(SMALL_MESSAGE),
@@ -446,7 +464,7 @@ impl<S> Grpc for S where
 {
 }
 
-/// All services behind one port, told apart by the path, and behind one gate. Five services need no router: the one
+/// All services behind one port, told apart by the path, and behind one gate. Six services need no router: the one
 /// that tonic has would bring a web framework along.
 #[derive(Clone)]
 struct Services<R, O> {
@@ -454,6 +472,7 @@ struct Services<R, O> {
     metrics: Metrics,
     agents: AgentServiceServer<Agents>,
     runs: RunServiceServer<Runs>,
+    artifacts: ArtifactServiceServer<Artifacts>,
     health: HealthServer<HealthService>,
     reflection: R,
     old_reflection: O,
@@ -464,6 +483,7 @@ impl<R: Grpc, O: Grpc> Services<R, O> {
         match request.uri().path().split('/').nth(1) {
             Some(agent_service_server::SERVICE_NAME) => self.agents.call(request),
             Some(run_service_server::SERVICE_NAME) => self.runs.call(request),
+            Some(artifact_service_server::SERVICE_NAME) => self.artifacts.call(request),
             Some("grpc.health.v1.Health") => self.health.call(request),
             Some("grpc.reflection.v1.ServerReflection") => self.reflection.call(request),
             Some("grpc.reflection.v1alpha.ServerReflection") => self.old_reflection.call(request),

@@ -235,6 +235,7 @@ pub(crate) fn agent(agent: &AgentRecord, view: &AgentView) -> pb::Agent {
         trials: view.trials.iter().map(ToString::to_string).collect(),
         spool_records: view.spool_records,
         clock_ahead_ns: view.clock_ahead_ns,
+        cached: view.cached.iter().map(Into::into).collect(),
     }
 }
 

@@ -5,8 +5,13 @@ use std::path::Path;
 
 use prost::Message;
 
-const FILES: [&str; 4] =
-    ["regatta/v1/types.proto", "regatta/v1/worker.proto", "regatta/v1/agent.proto", "regatta/v1/run.proto"];
+const FILES: [&str; 5] = [
+    "regatta/v1/types.proto",
+    "regatta/v1/worker.proto",
+    "regatta/v1/agent.proto",
+    "regatta/v1/run.proto",
+    "regatta/v1/artifact.proto",
+];
 
 #[test]
 fn committed_code_is_what_the_proto_files_generate() {

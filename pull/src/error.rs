@@ -83,6 +83,12 @@ pub enum PullError {
         /// Where the expectation stands, with the words before it.
         hint: String,
     },
+    /// The coordinator doesn't have it, or doesn't give it.
+    #[error("the coordinator: {0}")]
+    Coordinator(String),
+    /// There is no way to the coordinator.
+    #[error(transparent)]
+    Connection(#[from] regatta_net::ConnectionError),
     /// The disk is too full.
     #[error(
         "{}: {needed} bytes are needed, {free} are free (fix: make room, or give --model-root DIR on another disk)",
@@ -140,7 +146,7 @@ pub enum PullError {
 impl PullError {
     /// Whether the cause is what the person typed or wrote.
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Lock(_))
+        matches!(self, Self::Refused(_) | Self::Lock(_) | Self::Connection(_))
     }
 
     /// Whether asking again may help.

@@ -1,9 +1,11 @@
-//! Fetches weights into the model library: from the Hugging Face hub, from `https://`, from the hub's cache on this disk.
+//! Fetches weights into the model library: from the Hugging Face hub, from `https://`, from the hub's cache on this
+//! disk, from a coordinator.
 //!
 //! - [`policy`]: which addresses may be asked at all. Pure.
 //! - [`client`]: one HTTP request at a time, over a connection to an address that the policy has seen.
 //! - [`hub`]: what the hub's own programs agree on: variables, token, cache on disk, metadata of files.
 //! - [`download`]: one file: resumed after a cut, hashed while it arrives, never longer than announced.
+//! - [`coordinator`]: an artifact from the coordinator that an agent belongs to.
 //! - [`pull`]: an artifact: lock, disk space, its files, verification, installation, pins.
 //!
 //! # Why not `hf-hub`
@@ -16,6 +18,7 @@
 //! Requests go over `hyper` and `tokio-rustls`, which are here anyway for gRPC.
 
 pub mod client;
+pub mod coordinator;
 pub mod download;
 pub mod error;
 pub mod hub;

@@ -211,13 +211,7 @@ impl Puller<'_> {
             let here = incoming.here(published.local_name(planned.file));
             planned.expected.bytes.unwrap_or_default().saturating_sub(here)
         };
-        let needed = planned.iter().map(to_come).fold(0u64, u64::saturating_add);
-        let root = self.library.root();
-        let free = fs4::available_space(root).map_err(PullError::io("measure the free space of", root))?;
-        if needed > 0 && needed.saturating_add(MARGIN) > free {
-            return Err(PullError::Space { path: root.to_owned(), needed, free });
-        }
-        Ok(())
+        check_space(self.library, planned.iter().map(to_come).fold(0u64, u64::saturating_add))
     }
 
     async fn fetch<'f>(
@@ -326,6 +320,16 @@ impl Puller<'_> {
             return;
         }
     }
+}
+
+/// Refuses to begin what would fill the disk.
+pub(crate) fn check_space(library: &Library, needed: u64) -> Result<(), PullError> {
+    let root = library.root();
+    let free = fs4::available_space(root).map_err(PullError::io("measure the free space of", root))?;
+    if needed > 0 && needed.saturating_add(MARGIN) > free {
+        return Err(PullError::Space { path: root.to_owned(), needed, free });
+    }
+    Ok(())
 }
 
 /// What a published artifact is called here.

@@ -14,6 +14,7 @@ use std::fmt;
 use std::time::Duration;
 
 use prost::Message;
+use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
@@ -132,7 +133,7 @@ impl Run<'_> {
         self.finish().await
     }
 
-    /// The weights, made first if need be. The inner error is what all cells end with.
+    /// The weights, made or fetched first if need be. The inner error is what all cells end with.
     async fn weights(&mut self, worker: &Worker) -> Result<Result<Ready, Outcome>, Released> {
         if self.trial.backend == BackendKind::Fake {
             return Ok(Ok(Ready::default()));
@@ -151,7 +152,12 @@ impl Run<'_> {
                 Stop::Cancel | Stop::No => Ok(Err(Outcome::Cancelled)),
                 stop => Err(Released::by(stop)),
             },
-            made = store.make(worker, &artifact, seed) => Ok(made),
+            got = async {
+                match artifact.weights {
+                    Weights::Synthetic => store.make(worker, &artifact, seed).await,
+                    Weights::Real => store.fetch(&artifact).await,
+                }
+            } => Ok(got),
         }
     }
 

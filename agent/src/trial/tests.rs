@@ -97,6 +97,7 @@ impl Scripted {
                 models: self.path("models.toml"),
                 surroundings: surroundings.clone(),
                 deadline: PATIENCE,
+                coordinator: None,
             },
             surroundings,
             spool: SpoolHandle::new(spool),

@@ -1,4 +1,5 @@
-//! The weights of a trial: found by id under the model root, or made first where they are synthetic.
+//! The weights of a trial: found by id under the model root. Where they are not there, synthetic ones are made and trained
+//! ones are fetched from the coordinator, if that has them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,7 +10,10 @@ use regatta_core::cell::Outcome;
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_models::ModelError;
-use regatta_models::library::{Installed, Library};
+use regatta_models::library::{Installed, Library, fix_command};
+use regatta_net::Connection;
+use regatta_pull::client::Timing;
+use regatta_pull::coordinator;
 
 use crate::process::{RunError, Surroundings};
 use crate::text::with_last_words;
@@ -33,17 +37,23 @@ pub(crate) struct Store {
     /// The manifest as a file, for the worker that makes weights.
     pub(crate) models: PathBuf,
     pub(crate) surroundings: Surroundings,
-    /// How long making them may take.
+    /// How long making or fetching them may take.
     pub(crate) deadline: Duration,
+    /// The way to the coordinator, which may have trained ones; `None` where the model root is its own.
+    pub(crate) coordinator: Option<Connection>,
 }
 
 impl Store {
-    /// Looks the weights up. `Ok(None)` says that they have to be made; an error is what all cells end with.
+    /// Looks the weights up. `Ok(None)` says that they have to be made or fetched; an error is what all cells end with.
     pub(crate) async fn find(&self, artifact: &ArtifactRef, seed: u64) -> Result<Option<Ready>, Outcome> {
         match self.look_up(artifact).await {
             Ok(installed) if is_of_seed(&installed, artifact, seed) => ready(&installed).map(Some),
             Ok(_) => Ok(None),
-            Err(ModelError::NotInstalled { .. }) if artifact.weights == Weights::Synthetic => Ok(None),
+            Err(ModelError::NotInstalled { .. })
+                if artifact.weights == Weights::Synthetic || self.coordinator.is_some() =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(rejected(error.to_string())),
         }
     }
@@ -56,6 +66,32 @@ impl Store {
         made.map_err(|error| could_not_make(artifact, &error))?;
         let installed = self.look_up(artifact).await.map_err(|error| rejected(error.to_string()))?;
         ready(&installed)
+    }
+
+    /// Fetches trained weights from the coordinator. What is broken off is gone on with by the next trial that wants them.
+    pub(crate) async fn fetch(&self, artifact: &ArtifactRef) -> Result<Ready, Outcome> {
+        let absent = || ModelError::NotInstalled {
+            artifact: artifact.clone(),
+            path: self.library.folder(artifact),
+            fix: fix_command(artifact),
+        };
+        let Some(connection) = &self.coordinator else { return Err(rejected(absent().to_string())) };
+        tracing::info!(%artifact, "asking the coordinator for weights");
+        let timing = Timing::default();
+        let pull = coordinator::pull(connection, &self.library, artifact, false, &timing, &());
+        let pulled = tokio::time::timeout(self.deadline, pull).await.map_err(|_| {
+            Outcome::Timeout(format!(
+                "weights of {artifact} did not come from the coordinator within {:?}",
+                self.deadline
+            ))
+        })?;
+        match pulled {
+            Ok(pulled) => {
+                tracing::info!(%artifact, "weights are here");
+                ready(pulled.installed())
+            }
+            Err(error) => Err(rejected(format!("{}; {error}", absent()))),
+        }
     }
 
     async fn look_up(&self, artifact: &ArtifactRef) -> Result<Installed, ModelError> {
@@ -134,6 +170,7 @@ mod tests {
             models: folder.path().join("models.toml"),
             surroundings: Surroundings::default(),
             deadline: Duration::from_secs(20),
+            coordinator: None,
         }
     }
 
@@ -151,6 +188,9 @@ mod tests {
         let outcome = store(&folder).find(&real, 1).await.unwrap_err();
         assert_eq!(outcome.failure(), Some(FailureKind::ModelRejected));
         let detail = outcome.detail().unwrap();
-        assert!(detail.contains("fix: regatta models pull regatta-15m --format safetensors --precision bf16"), "{detail}");
+        assert!(
+            detail.contains("fix: regatta models pull regatta-15m --format safetensors --precision bf16"),
+            "{detail}"
+        );
     }
 }

@@ -1,8 +1,12 @@
-//! `regatta models`: what weights are here, and making, importing, converting, quantising and verifying them.
+//! `regatta models`: what weights are here, and fetching, making, importing, converting, quantising and
+//! verifying them.
 //!
 //! Here are the commands and their flags; what they do has a file each.
 
 mod list;
+mod manifest;
+mod prune;
+mod pull;
 mod verify;
 mod worker;
 
@@ -19,11 +23,13 @@ use crate::paths::Folders;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
     /// List the manifest's models and the weights that are here
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(list::ListArgs),
+    /// Fetch weights: from where the manifest says, from an address, a file, or the coordinator
+    #[command(after_help = pull::EXAMPLES)]
+    Pull(pull::PullArgs),
+    /// Remove weights that are not used
+    #[command(after_help = prune::EXAMPLES)]
+    Prune(prune::PruneArgs),
     /// Make seeded random weights in a model's exact shape
     Synth {
         /// The model's id
@@ -97,7 +103,9 @@ pub(crate) struct Common {
 /// Carries out a `regatta models` command.
 pub(crate) async fn run(command: ModelsCommand, folders: &Folders) -> anyhow::Result<Exit> {
     match command {
-        ModelsCommand::List { json } => list::run(folders, json),
+        ModelsCommand::List(args) => list::run(args, folders).await,
+        ModelsCommand::Pull(args) => pull::run(args, folders).await,
+        ModelsCommand::Prune(args) => prune::run(&args, folders),
         ModelsCommand::Verify => verify::run(folders),
         ModelsCommand::Synth { model, format, precision, seed, common } => {
             let arguments = [

@@ -231,6 +231,15 @@ impl Snapshot {
         self.hosts.insert(host.agent.clone(), HostSlot { host, cached, last });
     }
 
+    /// Artifacts that are on an agent's machine, in order.
+    pub fn cached(&self, agent: &AgentId) -> Vec<ArtifactRef> {
+        let Some(slot) = self.hosts.get(agent) else { return Vec::new() };
+        let there = self.artifacts.iter().filter(|(_, key)| slot.cached.contains(key));
+        let mut there: Vec<ArtifactRef> = there.map(|(artifact, _)| artifact.clone()).collect();
+        there.sort();
+        there
+    }
+
     /// A session is over.
     pub fn remove_host(&mut self, agent: &AgentId) {
         self.hosts.remove(agent);

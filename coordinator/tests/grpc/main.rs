@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "in a test, an error is a failure")]
 
 mod agents;
+mod artifacts;
 mod delivery;
 mod export;
 mod fleet;

@@ -115,7 +115,7 @@ async fn metrics_and_health_are_served_on_a_listener_of_their_own() {
 #[tokio::test]
 async fn calls_and_connections_of_one_peer_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { connections: 2, calls: Rate { per_second: 0.001, burst: 3.0 } };
+    let limits = Limits { connections: 2, calls: Rate { per_second: 0.001, burst: 3.0 }, ..Limits::default() };
     let server = Server::start(Config { limits, ..Config::new(dir.path().join("regatta.db")) }).await;
     let connection = server.plain(None);
     let mut client = crate::support::people(&connection).await;

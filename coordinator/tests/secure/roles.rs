@@ -26,6 +26,7 @@ fn allowed(path: &str, role: Role) -> bool {
     let looks = ["GetRun", "ListRuns", "WatchRun", "ListCells", "ExportRun", "ListAgents"];
     match path.rsplit('/').next().unwrap() {
         "Session" => role == Role::Agent,
+        "DescribeArtifact" | "FetchArtifact" => matches!(role, Role::Agent | Role::Submitter),
         method if looks.contains(&method) => matches!(role, Role::Viewer | Role::Submitter),
         _ => role == Role::Submitter,
     }

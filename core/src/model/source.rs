@@ -67,6 +67,18 @@ impl Published {
         }
     }
 
+    /// Checks what did not come out of a manifest: an address and a file name that somebody typed.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(file) = self.files.iter().find(|file| !is_path(&file.name)) {
+            let name = quoted(&file.name);
+            return Err(format!("{name} is no name of a file: use letters, digits, '.', '_', '-' and '/'"));
+        }
+        match &self.origin {
+            Origin::Url(url) if !is_plain_url(url) => Err(NOT_PLAIN.to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     /// The sum of the sizes that are known, in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| file.bytes).sum()
@@ -184,9 +196,8 @@ fn url(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Option<Origin> {
     if authority.is_empty() {
         return wrong("must name a host", None);
     }
-    let is_plain = |b: u8| b.is_ascii_graphic() && !b"?#\"\\".contains(&b);
-    if value.len() > MAX_NAME || !value.bytes().all(is_plain) {
-        return wrong("must have at most 255 plain characters, no '?', '#', quotes or backslashes", None);
+    if !is_plain_url(value) {
+        return wrong(NOT_PLAIN, None);
     }
     if !value.ends_with('/') {
         return wrong("must name a folder, which file names are put behind", Some("end it with '/'"));
@@ -250,6 +261,15 @@ fn check_files(
     if format == Format::Safetensors && precision.is_quantised() {
         rule(&format!("safetensors has no precision {precision}"), "write f32, f16 or bf16");
     }
+}
+
+/// Why an address is not plain.
+const NOT_PLAIN: &str = "an address must have at most 255 plain characters, no '?', '#', quotes or backslashes";
+
+/// Whether an address can stand in a lock file as it is.
+fn is_plain_url(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_graphic() && !b"?#\"\\".contains(&b);
+    text.len() <= MAX_NAME && text.bytes().all(is_plain)
 }
 
 /// A part of a path that leads nowhere but down.

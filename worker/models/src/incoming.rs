@@ -156,6 +156,21 @@ impl Part {
     }
 }
 
+/// Artifacts of which only parts are here, with the bytes that these take.
+pub fn left(library: &Library) -> Vec<(ArtifactRef, u64)> {
+    let parts = |entry: &(ArtifactRef, PathBuf)| (entry.0.clone(), Incoming::arrived(&entry.1));
+    library.parts().iter().map(parts).filter(|(_, bytes)| *bytes > 0).collect()
+}
+
+/// Removes the parts of an artifact, unless somebody fetches it or `dry_run` says not to. Whether they go.
+pub fn remove(library: &Library, artifact: &ArtifactRef, dry_run: bool) -> Result<bool, ModelError> {
+    let Some(incoming) = Incoming::claim(library, artifact)? else { return Ok(false) };
+    if !dry_run {
+        incoming.clear();
+    }
+    Ok(true)
+}
+
 /// Makes `to` the same file as `from`, without taking space where the file system can share it: a second name for it
 /// (a hard link), else a copy, which some file systems make without copying. Whether it became a second name.
 pub fn share(from: &Path, to: &Path) -> Result<bool, ModelError> {

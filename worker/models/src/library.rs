@@ -5,7 +5,8 @@
 //!     model.gguf                                   or
 //!     model.safetensors, config.json, tokenizer.json
 //!     artifact.json       what is here: sizes, SHA-256, where it comes from
-//!     artifact.verified   sizes and times of the files when their hashes were last computed
+//!     artifact.verified   sizes and times of the files when their hashes were last computed; its own time is that of
+//!                         the artifact's last use
 //! ```
 //!
 //! An artifact is written in a hidden folder beside its place, checked, hashed, and then renamed: what stands in its
@@ -15,7 +16,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
 use regatta_core::id::ModelId;
@@ -108,6 +109,10 @@ pub struct Listed {
     pub folder: PathBuf,
     /// Its description if its files have the right sizes (hashes aren't computed), else what is wrong.
     pub state: Result<Manifest, ModelError>,
+    /// Whether its hashes were right when they were last computed, and nothing has changed since.
+    pub verified: bool,
+    /// When it was last looked up for use, where that is known.
+    pub used: Option<SystemTime>,
 }
 
 /// How to install.
@@ -244,13 +249,30 @@ impl Library {
                 for (name, folder) in subfolders(&folder)? {
                     let Some((format, precision)) = parse_name(&name) else { continue };
                     let artifact = ArtifactRef { model: model.clone(), weights, format, precision };
-                    let state = self.look_up(&artifact).map(|installed| installed.manifest);
-                    all.push(Listed { artifact, folder, state });
+                    let found = self.look_up(&artifact);
+                    let verified = found.as_ref().is_ok_and(Installed::is_as_marked);
+                    let used = folder.join(MARKER).metadata().and_then(|marker| marker.modified()).ok();
+                    let state = found.map(|installed| installed.manifest);
+                    all.push(Listed { artifact, folder, state, verified, used });
                 }
             }
         }
         all.sort_by(|a, b| a.artifact.cmp(&b.artifact));
         Ok(all)
+    }
+
+    /// Folders of parts of artifacts that are being fetched, or were.
+    pub(crate) fn parts(&self) -> Vec<(ArtifactRef, PathBuf)> {
+        let mut all = Vec::new();
+        for (model, folder) in subfolders(&self.root.join(crate::incoming::FOLDER)).unwrap_or_default() {
+            let Ok(model) = model.parse::<ModelId>() else { continue };
+            for (name, folder) in subfolders(&folder).unwrap_or_default() {
+                let Some((format, precision)) = parse_name(&name) else { continue };
+                let weights = Weights::Real;
+                all.push((ArtifactRef { model: model.clone(), weights, format, precision }, folder));
+            }
+        }
+        all
     }
 
     /// Refuses a folder that a link has taken out of the root.
@@ -330,7 +352,7 @@ impl Installed {
     }
 
     /// The path of a file, whose name must be one plain component.
-    fn file(&self, file: &ArtifactFile) -> Result<PathBuf, ModelError> {
+    pub fn file(&self, file: &ArtifactFile) -> Result<PathBuf, ModelError> {
         let mut parts = Path::new(&file.name).components();
         match (parts.next(), parts.next()) {
             (Some(Component::Normal(name)), None) if name == file.name.as_str() => Ok(self.folder.join(name)),
@@ -344,14 +366,26 @@ impl Installed {
 
     /// Computes hashes unless the marker says that nothing changed since they were last right.
     fn check_hashes(&self) -> Result<(), ModelError> {
-        let marker = read_json::<Vec<Seen>>(&self.folder.join(MARKER));
-        if marker.is_ok_and(|marker| self.marker().is_ok_and(|now| now == marker)) {
+        if self.is_as_marked() {
+            self.note_use();
             return Ok(());
         }
         self.hash_files()?;
         // A root that can't be written to is no error: the hashes will be computed again next time.
         let _ = self.marker().and_then(|marker| write_json(&self.folder.join(MARKER), &marker));
         Ok(())
+    }
+
+    /// Whether nothing changed since the hashes were last right.
+    fn is_as_marked(&self) -> bool {
+        let marker = read_json::<Vec<Seen>>(&self.folder.join(MARKER));
+        marker.is_ok_and(|marker| self.marker().is_ok_and(|now| now == marker))
+    }
+
+    /// The marker's time is that of the last use, for whoever makes room. One that can't be set is an old use.
+    fn note_use(&self) {
+        let marker = File::options().append(true).open(self.folder.join(MARKER));
+        let _ = marker.and_then(|marker| marker.set_modified(SystemTime::now()));
     }
 
     fn hash_files(&self) -> Result<(), ModelError> {

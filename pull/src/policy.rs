@@ -350,7 +350,7 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             last(high, low)
         }
-        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Kind::Private,
+        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Kind::Private,
         [0xfe80..=0xfebf, ..] => Kind::LinkLocal,
         [0x2001, 0 | 0xdb8, ..] => Kind::Other,
         [0x2000..=0x3fff, ..] => Kind::Public,

@@ -19,7 +19,7 @@ use crate::hub::{self, Hub, Metadata, RepositoryCache};
 use crate::policy::Url;
 
 /// How long another program that fetches the same artifact may receive nothing before it is not waited for any more.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How often it is looked whether another program has finished.
 const LOOK: Duration = Duration::from_millis(250);
@@ -151,7 +151,8 @@ impl Puller<'_> {
         lock: &Lock,
     ) -> Result<Planned<'f>, PullError> {
         let locked = lock.find(&published.origin, &file.name);
-        let most = if file.name.ends_with(".json") { MAX_DESCRIPTION } else { MAX_FILE };
+        let is_description = Path::new(&file.name).extension().is_some_and(|extension| extension == "json");
+        let most = if is_description { MAX_DESCRIPTION } else { MAX_FILE };
         let expected = Expected {
             bytes: file.bytes.or(locked.map(|locked| locked.bytes)),
             sha256: file.sha256.clone().or_else(|| locked.map(|locked| locked.sha256.clone())),

@@ -181,7 +181,8 @@ fn from_url(text: &str, args: &PullArgs) -> Result<Published, BadInput> {
     // Refuses schemes and users before anything else is said of it.
     regatta_pull::policy::Url::parse(text).map_err(|refused| wrong(refused.to_string()))?;
     let (folder, name) = text.rsplit_once('/').unwrap_or_default();
-    if !name.ends_with(".gguf") || args.format == Some(Format::Safetensors) {
+    let is_gguf = Path::new(name).extension().is_some_and(|extension| extension == "gguf");
+    if !is_gguf || args.format == Some(Format::Safetensors) {
         return Err(wrong(
             "an address must name a .gguf file; for safetensors write the folder and its files into a \
              manifest ([[model.ID.artifact]], url = …) and give --models FILE"

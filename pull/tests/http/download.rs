@@ -11,14 +11,14 @@ use regatta_pull::download::{Expected, Wanted, download};
 use regatta_pull::policy::{Policy, Url};
 use sha2::{Digest, Sha256};
 
-use crate::server::{Reply, Server};
+use crate::server::{Asked, Reply, Server};
 
 pub(crate) fn timing() -> Timing {
     Timing { silence: Duration::from_millis(300), pause: Duration::ZERO, attempts: 3, ..Timing::default() }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn file() -> Vec<u8> {
@@ -73,7 +73,7 @@ async fn a_transfer_that_is_cut_goes_on_where_it_was() {
     let bench = Bench::new();
     assert!(is_whole(&bench.download(&server, unknown()).await.unwrap()));
     let asked = server.asked();
-    assert_eq!(asked.iter().map(|asked| asked.from()).collect::<Vec<_>>(), [0, 100_000, 200_000, 300_000, 400_000]);
+    assert_eq!(asked.iter().map(Asked::from).collect::<Vec<_>>(), [0, 100_000, 200_000, 300_000, 400_000]);
     assert!(asked[1..].iter().all(|asked| asked.header("if-range") == Some("\"v1\"")));
 }
 
@@ -163,7 +163,7 @@ async fn a_part_that_turns_out_wrong_is_fetched_once_more_in_one_go() {
     part.append(&[9; 1000]).unwrap();
     drop(part);
     assert!(is_whole(&bench.download(&server, known(&file())).await.unwrap()));
-    assert_eq!(server.asked().iter().map(|asked| asked.from()).collect::<Vec<_>>(), [1000, 0]);
+    assert_eq!(server.asked().iter().map(Asked::from).collect::<Vec<_>>(), [1000, 0]);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn lies_about_the_length_are_noticed() {
     assert!(error.contains("expected 800000 bytes, the server has 10"), "{error}");
 
     let no_end = Server::start(|_, _| {
-        let chunk = [b"186a0\r\n".as_slice(), &[3; 100_000], b"\r\n"].concat();
+        let chunk = [b"186a0\r\n".as_slice(), &vec![3; 100_000], b"\r\n"].concat();
         Reply::new("200 OK", &[("Transfer-Encoding", "chunked")], &chunk.repeat(20)).stalling()
     })
     .await;

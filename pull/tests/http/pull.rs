@@ -66,7 +66,7 @@ fn hub_answer(content: &HashMap<String, Vec<u8>>, asked: &Asked) -> Reply {
     let Some(file) = path.and_then(|(_, name)| content.get(name)) else {
         return Reply::new("404 Not Found", &[("X-Error-Code", "EntryNotFound"), ("Content-Length", "0")], b"");
     };
-    let is_large = path.is_some_and(|(_, name)| name.ends_with(".safetensors"));
+    let is_large = path.is_some_and(|(_, name)| name == "model.safetensors");
     let etag = if is_large { format!("\"{}\"", hex(file)) } else { format!("\"{}\"", "b".repeat(40)) };
     if asked.method == "GET" {
         return Reply::honest(asked, file, &etag);

@@ -82,7 +82,7 @@ pub(super) async fn run(args: ListArgs, folders: &Folders) -> anyhow::Result<Exi
 
 async fn fleet(connect: &ConnectArgs) -> anyhow::Result<Fleet> {
     let request = rpc::request(pb::ListAgentsRequest {});
-    let answer = connect.client()?.list_agents(request).await.map_err(|status| rpc::refused(&status))?;
+    let answer = connect.client().await?.list_agents(request).await.map_err(|status| rpc::refused(&status))?;
     Ok(by_artifact(answer.into_inner().agents))
 }
 

@@ -1,0 +1,126 @@
+//! `regatta models`: what weights are here, and making, importing, converting, quantising and verifying them.
+//!
+//! Here are the commands and their flags; what they do has a file each.
+
+mod list;
+mod verify;
+mod worker;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use regatta_core::artifact::{Format, Precision};
+use regatta_core::id::ModelId;
+
+use crate::exit::Exit;
+use crate::paths::Folders;
+
+/// `regatta models …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the manifest's models and the weights that are here
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make seeded random weights in a model's exact shape
+    Synth {
+        /// The model's id
+        model: ModelId,
+        /// safetensors or gguf
+        #[arg(long)]
+        format: Format,
+        /// f32, f16, bf16; for gguf also `q8_0`, `q4_1`, `q4_k_m`
+        #[arg(long)]
+        precision: Precision,
+        /// The same seed gives the same numbers everywhere
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Take weights that are on disk into the library, checked against the manifest
+    Import {
+        /// The model's id
+        model: ModelId,
+        /// A GGUF file, or a folder of safetensors with config.json
+        #[arg(long, value_name = "PATH")]
+        from: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Turn GGUF into safetensors, or into GGUF of plain numbers
+    Convert {
+        /// The model's id
+        model: ModelId,
+        /// A GGUF file
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// safetensors or gguf
+        #[arg(long)]
+        format: Format,
+        /// f32, f16 or bf16
+        #[arg(long)]
+        precision: Precision,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Quantise GGUF with llama.cpp's quantiser
+    Quantize {
+        /// The model's id
+        model: ModelId,
+        /// A GGUF file
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// `q8_0`, `q4_1` or `q4_k_m`
+        #[arg(long)]
+        precision: Precision,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Check every file of the library: hashes, headers, shapes
+    Verify,
+}
+
+/// Flags of the commands that write.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Manifest of models in place of the built-in one
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
+    /// Replace what is there
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Carries out a `regatta models` command.
+pub(crate) async fn run(command: ModelsCommand, folders: &Folders) -> anyhow::Result<Exit> {
+    match command {
+        ModelsCommand::List { json } => list::run(folders, json),
+        ModelsCommand::Verify => verify::run(folders),
+        ModelsCommand::Synth { model, format, precision, seed, common } => {
+            let arguments = [
+                "--format".to_owned(),
+                format.to_string(),
+                "--precision".to_owned(),
+                precision.to_string(),
+                "--seed".to_owned(),
+                seed.to_string(),
+            ];
+            worker::run(folders, "make", &model, None, &arguments, &common).await
+        }
+        ModelsCommand::Import { model, from, common } => {
+            worker::run(folders, "import", &model, Some(from), &[], &common).await
+        }
+        ModelsCommand::Convert { model, from, format, precision, common } => {
+            let arguments =
+                ["--format".to_owned(), format.to_string(), "--precision".to_owned(), precision.to_string()];
+            worker::run(folders, "convert", &model, Some(from), &arguments, &common).await
+        }
+        ModelsCommand::Quantize { model, from, precision, common } => {
+            let arguments = ["--precision".to_owned(), precision.to_string()];
+            worker::run(folders, "quantize", &model, Some(from), &arguments, &common).await
+        }
+    }
+}

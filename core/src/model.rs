@@ -1,12 +1,17 @@
-//! Models: architecture and shape, and the sizes that follow from them.
+//! Models: architecture and shape, the sizes that follow from them, and where weights come from.
 
+mod lock;
 mod manifest;
+mod source;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::lock::{Lock, LockError, Locked};
 pub use self::manifest::{BUILT_IN_MODELS, parse_manifest};
+pub use self::source::{MAX_FILE, Origin, Published, PublishedFile, is_sha256};
+use crate::artifact::{Format, Precision};
 use crate::id::ModelId;
 
 /// A network family that both engines know.
@@ -97,6 +102,16 @@ pub struct Model {
     pub licence: String,
     /// Its dimensions.
     pub shape: Shape,
+    /// Where its weights can be had.
+    #[serde(default)]
+    pub artifacts: Vec<Published>,
+}
+
+impl Model {
+    /// The published weights of that format and precision.
+    pub fn published(&self, format: Format, precision: Precision) -> Option<&Published> {
+        self.artifacts.iter().find(|published| (published.format, published.precision) == (format, precision))
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! The model manifest: the networks that scenarios can name.
 //!
-//! A manifest holds shapes, not weights: what a model is called, what it looks like, under which licence it comes.
+//! A manifest holds shapes, not weights: what a model is called, what it looks like, under which licence it comes, and
+//! where its weights can be had.
 
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::{Architecture, Model, Shape};
+use super::{Architecture, Model, Shape, source};
 use crate::document::{At, Report, Section, closest, did_you_mean, quoted};
 use crate::id::{name_rule, shown};
 use crate::scenario::ScenarioErrors;
@@ -16,7 +17,7 @@ pub const BUILT_IN_MODELS: &str = include_str!("../../../scenarios/models.toml")
 /// The version of the format.
 const SCHEMA: u32 = 1;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "description",
     "licence",
     "architecture",
@@ -31,6 +32,7 @@ const KEYS: [&str; 14] = [
     "norm_eps",
     "tied_embeddings",
     "sliding_window",
+    "artifact",
 ];
 
 // Far above any published network of these families, far below what would overflow or fill a disk by mistake.
@@ -77,7 +79,8 @@ fn model(report: &Report<'_>, list: &Section<'_, '_, '_>, at: &At<&str>) -> Opti
     section.require("licence", "licence = \"Apache-2.0\"");
     let licence = section.label("licence").map(|at| at.value);
     let shape = shape(report, &section);
-    Some(Model { id: id?, description, licence: licence?, shape: shape? })
+    let artifacts = source::artifacts(report, &section);
+    Some(Model { id: id?, description, licence: licence?, shape: shape?, artifacts })
 }
 
 fn shape(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Option<Shape> {
@@ -240,7 +243,7 @@ tied_embeddings = false
     fn ids_and_keys_are_checked() {
         assert_snapshot!(changed("[model.m]", "[model.tiny-1.1b]"), @r#"models.toml:2: the dot in 'model.tiny-1.1b' starts a table of its own; put ids in quotes: [model."tiny-1.1b"]"#);
         assert_snapshot!(changed("[model.m]", "[model.\"../m\"]"), @r#"models.toml:2: model = "../m": use 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"#);
-        assert_snapshot!(changed("heads = 8", "head = 8"), @"models.toml:8: unknown key 'head' (allowed: description, licence, architecture, hidden, intermediate, layers, heads, kv_heads, vocab, context, rope_theta, norm_eps, tied_embeddings, sliding_window); did you mean 'heads'?");
+        assert_snapshot!(changed("heads = 8", "head = 8"), @"models.toml:8: unknown key 'head' (allowed: description, licence, architecture, hidden, intermediate, layers, heads, kv_heads, vocab, context, rope_theta, norm_eps, tied_embeddings, sliding_window, artifact); did you mean 'heads'?");
         assert_snapshot!(changed("licence = \"MIT\"", ""), @r#"models.toml:2: missing key 'model.m.licence'; add licence = "Apache-2.0""#);
         assert_snapshot!(changed("schema = 1", "schema = 2"), @"models.toml:1: schema = 2: this program reads version 1; write schema = 1");
         assert_snapshot!(parse_manifest("models.toml", "").unwrap_err(), @"

@@ -60,7 +60,13 @@ mod tests {
     use crate::{synth, testing};
 
     fn model(shape: regatta_core::model::Shape) -> Model {
-        Model { id: "tiny".parse().unwrap(), description: String::new(), licence: "MIT".to_owned(), shape }
+        Model {
+            id: "tiny".parse().unwrap(),
+            description: String::new(),
+            licence: "MIT".to_owned(),
+            shape,
+            artifacts: Vec::new(),
+        }
     }
 
     #[test]

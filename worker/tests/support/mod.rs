@@ -39,7 +39,13 @@ pub(crate) fn mistral() -> Shape {
 }
 
 pub(crate) fn model(id: &str, shape: Shape) -> Model {
-    Model { id: id.parse().unwrap(), description: String::new(), licence: "none".to_owned(), shape }
+    Model {
+        id: id.parse().unwrap(),
+        description: String::new(),
+        licence: "none".to_owned(),
+        shape,
+        artifacts: Vec::new(),
+    }
 }
 
 /// A library of its own for one test.

@@ -19,6 +19,9 @@ pub(crate) struct ScenarioArgs {
     /// Manifest of models in place of the built-in one
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
+    /// Try cells that the estimate of memory says won't fit, instead of skipping them
+    #[arg(long)]
+    force: bool,
     /// Accept more than 2,000 cells
     #[arg(long)]
     pub allow_large: bool,
@@ -41,7 +44,14 @@ pub(crate) fn read(path: &Path, args: &ScenarioArgs) -> Result<ScenarioBundle, B
         Some(file) => read_text(file)?,
         None => BUILT_IN_MODELS.to_owned(),
     };
-    Ok(ScenarioBundle { file: path.display().to_string(), text, prompts, models, weights: args.weights })
+    Ok(ScenarioBundle {
+        file: path.display().to_string(),
+        text,
+        prompts,
+        models,
+        weights: args.weights,
+        force: args.force,
+    })
 }
 
 /// Checks the bundle; the error holds everything that is wrong with it.

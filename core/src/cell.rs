@@ -98,6 +98,7 @@ impl Outcome {
     pub fn of_failure(kind: FailureKind, detail: String) -> Self {
         match kind {
             FailureKind::OomDevice | FailureKind::OomHost => Self::Oom(detail),
+            FailureKind::NoRoom => Self::Skipped(detail),
             FailureKind::Timeout => Self::Timeout(detail),
             FailureKind::Crash => Self::Crashed(detail),
             other => Self::Failed(other, detail),

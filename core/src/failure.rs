@@ -28,11 +28,13 @@ pub enum FailureKind {
     AgentLost,
     /// Another replica of its group failed, so that the group as a whole did.
     Replica,
+    /// The memory preflight found that it can't fit: it was not tried.
+    NoRoom,
 }
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::OomDevice,
         Self::OomHost,
         Self::Crash,
@@ -44,6 +46,7 @@ impl FailureKind {
         Self::Spawn,
         Self::AgentLost,
         Self::Replica,
+        Self::NoRoom,
     ];
 
     /// The name in the database, exports and reports.
@@ -60,6 +63,7 @@ impl FailureKind {
             Self::Spawn => "spawn",
             Self::AgentLost => "agent_lost",
             Self::Replica => "replica",
+            Self::NoRoom => "no_room",
         }
     }
 

@@ -17,6 +17,7 @@ pub mod matrix;
 pub mod metrics;
 pub mod model;
 pub mod policy;
+pub mod preflight;
 pub mod run;
 pub mod sample;
 pub mod scenario;

@@ -15,6 +15,7 @@ use crate::fleet::{DeviceClass, Labels, Place, Placement, labels_text};
 use crate::id::AgentId;
 use crate::model::Model;
 use crate::policy::Policy;
+use crate::preflight;
 use crate::scenario::{DeviceSelector, Scenario};
 use crate::workload::Workload;
 
@@ -235,6 +236,7 @@ impl Matrix {
         for &Work { workload, digest } in works {
             let (agent, artifact, workload) = (agent.clone(), row.artifact.clone(), Arc::clone(workload));
             let reason = row.skip.clone().or_else(|| backend.cannot(artifact.precision, workload.batch));
+            let reason = reason.or_else(|| if policy.force { None } else { no_room(row, &workload) });
             let cell = Cell { agent, device, backend, artifact, workload, replica };
             let hash = CellHash::of(&prefix, digest);
             if let Some(reason) = reason {
@@ -279,7 +281,7 @@ fn work(
     mut workloads: Vec<&str>,
 ) -> Digest {
     workloads.sort_unstable();
-    let Policy { repetitions, warmup, timeout: _, threads, weights_seed: _, exclusive: _ } = policy;
+    let Policy { repetitions, warmup, timeout: _, threads, weights_seed: _, exclusive: _, force: _ } = policy;
     let (least, most) = (warmup.min_time.as_nanos(), warmup.max_time.as_nanos());
     let warmup = format!("{}..{}|{least}..{most}", warmup.min_repetitions, warmup.max_repetitions);
     let workloads = workloads.join(",");
@@ -343,6 +345,15 @@ fn skip_reason(scenario: &Scenario, row: &Row<'_, '_>) -> Option<String> {
     narrow
         .filter(|_| made_here)
         .map(|width| format!("{precision} needs rows of a multiple of {}, {} has {width}", precision.block(), model.id))
+}
+
+/// Why a workload can't fit on any of the devices that can run the row's cells, if it can't. A device whose memory isn't
+/// known may have room.
+fn no_room(row: &Row<'_, '_>, workload: &Workload) -> Option<String> {
+    let largest = row.able.iter().map(|device| device.memory_bytes.unwrap_or(u64::MAX)).zip(&row.able);
+    let (free, device) = largest.max_by_key(|(bytes, _)| *bytes)?;
+    let need = preflight::need(&row.model.shape, row.backend, row.artifact.precision, workload);
+    need.shortage(&format!("{} of agent {}", device.id, device.agent), free)
 }
 
 fn too_small(least: u64, device: &Device) -> String {

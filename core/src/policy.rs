@@ -88,6 +88,9 @@ pub struct Policy {
     /// What a trial has to itself.
     #[serde(default)]
     pub exclusive: Exclusive,
+    /// Whether cells are tried that the memory preflight would skip.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl Default for Policy {
@@ -99,6 +102,7 @@ impl Default for Policy {
             threads: None,
             weights_seed: 1,
             exclusive: Exclusive::Host,
+            force: false,
         }
     }
 }

@@ -135,6 +135,7 @@ impl From<&Policy> for pb::Policy {
             threads: policy.threads,
             weights_seed: policy.weights_seed,
             exclusive: policy.exclusive.as_str().to_owned(),
+            force: policy.force,
         }
     }
 }
@@ -160,6 +161,7 @@ impl TryFrom<pb::Policy> for Policy {
             threads: wire.threads,
             weights_seed: wire.weights_seed,
             exclusive: exclusive(&wire.exclusive)?,
+            force: wire.force,
         })
     }
 }
@@ -359,6 +361,7 @@ impl From<ScenarioBundle> for pb::ScenarioBundle {
             prompts: bundle.prompts,
             models: bundle.models,
             weights: bundle.weights.map(|weights| weights.to_string()),
+            force: bundle.force,
         }
     }
 }
@@ -373,6 +376,7 @@ impl TryFrom<pb::ScenarioBundle> for ScenarioBundle {
             prompts: wire.prompts,
             models: wire.models,
             weights: wire.weights.map(|weights| parse("scenario.weights", &weights)).transpose()?,
+            force: wire.force,
         })
     }
 }

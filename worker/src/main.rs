@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
 use regatta_core::id::ModelId;
 use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
-use regatta_models::gguf;
 use regatta_models::library::{Install, Installed, Library};
+use regatta_models::{ModelError, gguf};
 use regatta_worker::{artifacts, probe, run};
 
 /// Holds one model on one device, runs workloads on it and takes the times.
@@ -28,9 +29,9 @@ enum Command {
     Run,
     /// Make synthetic weights.
     Make(Make),
-    /// Convert trained weights from GGUF to plain numbers.
+    /// Convert weights between safetensors and GGUF.
     Convert(Convert),
-    /// Quantise trained weights with llama.cpp.
+    /// Quantise weights as llama.cpp does it.
     Quantize(Quantize),
     /// Take weights that are on disk into the library.
     Import(Import),
@@ -56,6 +57,9 @@ struct Target {
 struct Make {
     #[command(flatten)]
     target: Target,
+    /// A config.json whose shape to take, in place of a model of the manifest.
+    #[arg(long, value_name = "FILE", conflicts_with = "models")]
+    config: Option<PathBuf>,
     /// Where the numbers come from; only `synthetic` can be made.
     #[arg(long, default_value = "synthetic")]
     weights: Weights,
@@ -79,7 +83,7 @@ struct Convert {
     /// File format to write: safetensors or gguf.
     #[arg(long)]
     format: Format,
-    /// Precision to write: f32, f16 or bf16.
+    /// Precision to write: f32, f16 or bf16; for gguf also `q8_0`, `q4_1` and `q4_k_m`.
     #[arg(long)]
     precision: Precision,
 }
@@ -104,43 +108,58 @@ struct Import {
     from: PathBuf,
 }
 
-/// Where trained weights come from: a file, or an artifact of the library.
+/// Where weights come from: from the disk, or from an artifact of the library.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Source {
-    /// A GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// A GGUF file, or a folder of safetensors with config.json.
+    #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
     /// The GGUF artifact of this precision in the library.
     #[arg(long, value_name = "PRECISION")]
     from_precision: Option<Precision>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     // llama.cpp's warnings and errors; what is below would be chatter on every load. To standard error, because standard
     // output is for frames and JSON.
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_writer(io::stderr)
         .init();
-    match Cli::parse().command {
+    let done = match Cli::parse().command {
         Command::Probe => print(&probe::info()),
-        Command::Run => Ok(run::run()?),
+        Command::Run => run::run().map_err(Into::into),
         Command::Make(command) => make(&command),
         Command::Convert(command) => convert(&command),
         Command::Quantize(command) => quantize(&command),
         Command::Import(command) => import(&command),
-    }
+    };
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+    // As the program that people type has it: 2 where what was given is bad, 1 where something failed.
+    let is_bad_input = error.downcast_ref::<ModelError>().is_some_and(|error| !matches!(error, ModelError::Io { .. }));
+    ExitCode::from(if is_bad_input { 2 } else { 1 })
 }
 
 fn make(command: &Make) -> Result<()> {
     if command.weights != Weights::Synthetic {
         bail!("only synthetic weights can be made; trained ones are imported or converted");
     }
-    let (library, model) = command.target.open()?;
+    let (library, model) = match &command.config {
+        None => command.target.open()?,
+        Some(config) => (Library::open(&command.target.root)?, shaped_like(config, &command.target.id)?),
+    };
     let options = Install { seed: Some(command.seed), replace: command.target.replace };
     let progress = &mut progress();
     report(&artifacts::make(&library, &model, command.format, command.precision, options, progress)?)
+}
+
+/// A model of the shape that a `config.json` describes.
+fn shaped_like(config: &Path, id: &ModelId) -> Result<Model> {
+    let shape = regatta_models::config::read(config)?;
+    let description = format!("the shape of {}", config.display());
+    Ok(Model { id: id.clone(), description, licence: "none".to_owned(), shape, artifacts: Vec::new() })
 }
 
 fn convert(command: &Convert) -> Result<()> {
@@ -148,7 +167,7 @@ fn convert(command: &Convert) -> Result<()> {
     let source = command.source.find(&library, &model)?;
     let Convert { target, format, precision, .. } = command;
     let progress = &mut progress();
-    let converted = artifacts::convert_gguf(&library, &model, &source, *format, *precision, target.replace, progress)?;
+    let converted = artifacts::convert(&library, &model, &source, *format, *precision, target.replace, progress)?;
     if let Some(reason) = converted.without_tokenizer {
         writeln!(io::stderr(), "without a tokenizer: {reason}")?;
     }
@@ -158,7 +177,16 @@ fn convert(command: &Convert) -> Result<()> {
 fn quantize(command: &Quantize) -> Result<()> {
     let (library, model) = command.target.open()?;
     let source = command.source.find(&library, &model)?;
-    report(&artifacts::quantise(&library, &model, &source, command.precision, command.target.replace)?)
+    let Quantize { target, precision, .. } = command;
+    if !precision.is_quantised() {
+        bail!("{precision} is not quantised: use 'convert', or one of q8_0, q4_1 and q4_k_m");
+    }
+    let progress = &mut progress();
+    let made = artifacts::convert(&library, &model, &source, Format::Gguf, *precision, target.replace, progress)?;
+    if let Some(reason) = made.without_tokenizer {
+        writeln!(io::stderr(), "without a tokenizer: {reason}")?;
+    }
+    report(&made.installed)
 }
 
 fn import(command: &Import) -> Result<()> {

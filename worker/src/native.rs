@@ -1,5 +1,5 @@
-//! llama.cpp's functions that its Rust crate doesn't offer: what it was built with, and quantising a file. The only
-//! module that calls C directly.
+//! llama.cpp's functions that its Rust crate doesn't offer: what it was built with, and quantising. The only module that
+//! calls C directly.
 
 #![expect(unsafe_code, reason = "C functions that have no safe wrapper")]
 
@@ -8,6 +8,7 @@ use std::path::Path;
 
 use llama_cpp_sys_2 as sys;
 use regatta_core::artifact::Precision;
+use regatta_models::gguf::{Block, GgmlType};
 
 use crate::backend::BackendError;
 use crate::backend::llama_cpp::engine;
@@ -50,6 +51,38 @@ pub fn quantize(from: &Path, to: &Path, precision: Precision, threads: u32) -> R
     Err(BackendError::engine(format!("llama.cpp can't write {} as {precision}: code {code}", from.display())))
 }
 
+/// Appends whole rows of `cols` numbers as blocks of `kind`, made by the function that llama.cpp's quantiser calls for its
+/// own threads. False for rows that are no whole blocks.
+pub fn quantize_rows(kind: GgmlType, numbers: &[f32], cols: usize, out: &mut Vec<u8>) -> bool {
+    let Block { elements, bytes } = kind.block();
+    let (Ok(elements), Ok(bytes), Ok(columns)) =
+        (usize::try_from(elements), usize::try_from(bytes), i64::try_from(cols))
+    else {
+        return false;
+    };
+    if cols == 0 || !cols.is_multiple_of(elements) || !numbers.len().is_multiple_of(cols) {
+        return false;
+    }
+    let (start, size) = (out.len(), numbers.len() / elements * bytes);
+    let Ok(rows) = i64::try_from(numbers.len() / cols) else { return false };
+    out.resize(start + size, 0);
+    // SAFETY: the source has rows times columns numbers, the destination as many bytes as ggml's blocks for these take,
+    // which was computed above from the same block sizes; no importance matrix is given, and the kinds that are quantised
+    // here need none. The function keeps no pointer and may be called by several threads.
+    let written = unsafe {
+        sys::ggml_quantize_chunk(
+            kind.id(),
+            numbers.as_ptr(),
+            out[start..].as_mut_ptr().cast(),
+            0,
+            rows,
+            columns,
+            std::ptr::null(),
+        )
+    };
+    written == size
+}
+
 fn c_path(path: &Path) -> Result<CString, BackendError> {
     let text = path.to_str().ok_or_else(|| BackendError::unsupported(format!("{}: not UTF-8", path.display())))?;
     CString::new(text).map_err(BackendError::unsupported)
@@ -63,5 +96,63 @@ fn file_type(precision: Precision) -> sys::llama_ftype {
         Precision::Q8_0 => sys::LLAMA_FTYPE_MOSTLY_Q8_0,
         Precision::Q4_1 => sys::LLAMA_FTYPE_MOSTLY_Q4_1,
         Precision::Q4KM => sys::LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regatta_models::codec;
+
+    use super::*;
+
+    /// Numbers of blocks as ggml itself reads them.
+    fn theirs(kind: GgmlType, blocks: &[u8], count: usize) -> Vec<f32> {
+        let mut out = vec![0.0; count];
+        // SAFETY: the traits are constants of the program; the blocks hold as many numbers as the output has room for.
+        unsafe {
+            let traits = &*sys::ggml_get_type_traits(kind.id());
+            traits.to_float.unwrap()(blocks.as_ptr().cast(), out.as_mut_ptr(), i64::try_from(count).unwrap());
+        }
+        out
+    }
+
+    #[test]
+    fn blocks_are_read_bit_for_bit_as_ggml_reads_them() {
+        engine().unwrap();
+        // Waves of many sizes, and steps, so that scales and minima take many values.
+        let number = |i: u16| (f32::from(i) * 0.37).sin() * (1.0 + f32::from(i % 97)) - f32::from(i % 13);
+        let numbers: Vec<f32> = (0..4096).map(number).collect();
+        for kind in [
+            GgmlType::Q4_0,
+            GgmlType::Q4_1,
+            GgmlType::Q5_0,
+            GgmlType::Q8_0,
+            GgmlType::Q4K,
+            GgmlType::Q5K,
+            GgmlType::Q6K,
+        ] {
+            let mut blocks = Vec::new();
+            assert!(quantize_rows(kind, &numbers, 512, &mut blocks), "{kind}");
+            let mut ours = vec![0.0; numbers.len()];
+            assert!(codec::decode(kind, &blocks, &mut ours), "{kind}");
+            let theirs = theirs(kind, &blocks, numbers.len());
+            assert!(ours.iter().zip(&theirs).all(|(ours, theirs)| ours.to_bits() == theirs.to_bits()), "{kind}");
+        }
+    }
+
+    #[test]
+    fn our_eight_bit_blocks_are_theirs() {
+        let numbers: Vec<f32> = (0..1024u16).map(|i| (f32::from(i) * 0.11).cos() * f32::from(i % 31)).collect();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        assert!(codec::encode(GgmlType::Q8_0, &numbers, &mut ours));
+        assert!(quantize_rows(GgmlType::Q8_0, &numbers, 256, &mut theirs));
+        assert!(ours == theirs);
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_blocks_are_declined() {
+        assert!(!quantize_rows(GgmlType::Q4K, &[0.0; 128], 128, &mut Vec::new()));
+        assert!(!quantize_rows(GgmlType::Q4_0, &[0.0; 96], 64, &mut Vec::new()));
+        assert!(!quantize_rows(GgmlType::Q4_0, &[], 0, &mut Vec::new()));
     }
 }

@@ -32,6 +32,11 @@ pub fn peak_rss() -> Option<u64> {
     platform::peak_rss()
 }
 
+/// Memory of the host that is free now, in bytes. `None` where there is no cheap way to read it, as above.
+pub fn free_memory() -> Option<u64> {
+    platform::free_memory()
+}
+
 /// Ends the process at once, without running the exit handlers of engines whose threads are still computing.
 pub fn die() -> ! {
     platform::die()
@@ -67,5 +72,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn peak_memory_is_read() {
         assert!(peak_rss().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn free_memory_is_read() {
+        assert!(free_memory().unwrap() > 1 << 20);
     }
 }

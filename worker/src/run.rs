@@ -16,15 +16,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use regatta_core::artifact::Weights;
+use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Outcome;
+use regatta_core::device::DeviceId;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::metrics::faster_than_physics;
+use regatta_core::model::Shape;
 use regatta_core::policy::Exclusive;
+use regatta_core::preflight::{self, Need};
 use regatta_core::sample::Sample;
 use regatta_core::trial::{Epoch, Trial, TrialCell};
+use regatta_models::verify::{Tokenizer as Required, verify};
 use regatta_proto::convert::{WireError, cell_end};
 use regatta_proto::frame::{self, FrameError};
 use regatta_proto::pb::{self, from_worker, to_worker};
@@ -263,6 +267,49 @@ struct Loaded {
     info: Info,
     load_ns: u64,
     flags: Flags,
+    room: Room,
+}
+
+/// The memory preflight with what is free at this moment.
+struct Room {
+    /// The network, the engine, and how the weights are stored. `None` where nothing is asked: for an engine that runs no
+    /// network, on devices whose free memory isn't known here, and where a person said to try all the same.
+    asked: Option<(Shape, BackendKind, Precision)>,
+    /// Bytes of weights that loading will take.
+    weights: u64,
+}
+
+impl Room {
+    fn new(request: &Load, trial: &Trial) -> Result<Self, BackendError> {
+        let (backend, precision) = (request.backend, request.artifact.precision);
+        if backend == BackendKind::Fake || request.device != DeviceId::CPU || trial.policy.force {
+            return Ok(Self { asked: None, weights: 0 });
+        }
+        let found = verify(&request.folder, Required::Optional).map_err(BackendError::rejected)?;
+        let weights = found.weight_bytes + preflight::unpacked(&found.shape, backend, precision);
+        Ok(Self { asked: Some((found.shape, backend, precision)), weights })
+    }
+
+    /// Refuses to load what can't fit.
+    fn for_weights(&self) -> Result<(), BackendError> {
+        let need = self.asked.as_ref().map(|_| Need { weights: self.weights, cache: 0, activations: 0 });
+        refuse(need, process::free_memory())
+    }
+
+    /// Refuses a cell that can't fit beside the weights, which are loaded.
+    fn for_cell(&self, cell: &TrialCell) -> Result<(), BackendError> {
+        let need = |(shape, backend, precision): &(Shape, BackendKind, Precision)| Need {
+            weights: 0,
+            ..preflight::need(shape, *backend, *precision, &cell.workload)
+        };
+        refuse(self.asked.as_ref().map(need), process::free_memory())
+    }
+}
+
+/// What doesn't fit into what is free is not tried. Where either isn't known it is.
+fn refuse(need: Option<Need>, free: Option<u64>) -> Result<(), BackendError> {
+    let shortage = need.zip(free).and_then(|(need, free)| need.shortage("this host, as busy as it is,", free));
+    shortage.map_or(Ok(()), |detail| Err(BackendError { kind: FailureKind::NoRoom, detail }))
 }
 
 impl Loaded {
@@ -276,15 +323,18 @@ impl Loaded {
             threads: assignment.threads,
         };
         check_request(&request)?;
+        let room = Room::new(&request, trial)?;
+        room.for_weights()?;
         let start = Instant::now();
         let backend = load(&request)?;
         let load_ns = nanoseconds(start.elapsed());
         let tokenizer = tokenizer(&request)?;
-        Ok(Self { info: backend.info(), backend, tokenizer, load_ns, flags: flags(assignment) })
+        Ok(Self { info: backend.info(), backend, tokenizer, load_ns, flags: flags(assignment), room })
     }
 
     fn measure(&mut self, assignment: &Assignment, cell: &TrialCell, link: &mut Link) -> Result<(), Halt> {
         let input = Input::new(&cell.workload, self.backend.limits(), self.tokenizer.as_ref())?;
+        self.room.for_cell(cell)?;
         let conditions = Conditions {
             cell: cell.hash,
             epoch: assignment.epoch,
@@ -402,6 +452,18 @@ mod tests {
     fn a_panic_becomes_an_engine_failure_with_its_words() {
         let error = guarded::<()>(|| panic!("at token {}", 3)).unwrap_err();
         assert_eq!(error, BackendError::engine("the engine panicked: at token 3"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_skipped_with_the_numbers() {
+        let need = Some(Need { weights: 3 << 30, cache: 1 << 30, activations: 0 });
+        assert_eq!(refuse(need, Some(4 << 30)), Ok(()));
+        assert_eq!((refuse(need, None), refuse(None, Some(0))), (Ok(()), Ok(())));
+        let error = refuse(need, Some(3 << 30)).unwrap_err();
+        let outcome = Outcome::of_failure(error.kind, error.detail);
+        assert_eq!(outcome.state(), "skipped");
+        let detail = outcome.detail().unwrap();
+        assert!(detail.contains("needs about 4,096 MiB") && detail.contains("has 3,072 MiB"), "{detail}");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! the way over the text of a `tokenizer.json`, which `convert` writes out for candle's users too.
 
 mod gguf_json;
+mod json_gguf;
 
 use std::path::Path;
 
 use regatta_core::artifact::Format;
 use regatta_models::ModelError;
+use regatta_models::config::SpecialTokens;
 use regatta_models::gguf;
 use regatta_models::tokenizer::TOKENIZER;
 
@@ -31,6 +33,14 @@ pub enum TokenizerError {
     /// Metadata don't fit together.
     #[error("the tokenizer's metadata are not usable: {0}")]
     Metadata(String),
+    /// The file can't be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The file can't be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -91,4 +101,18 @@ pub fn write_tokenizer_json(gguf: &Path, path: &Path) -> Result<bool, TokenizerE
     tokenizers::Tokenizer::from_bytes(&text)?;
     std::fs::write(path, text).map_err(|source| TokenizerError::Write { path: path.to_owned(), source })?;
     Ok(true)
+}
+
+/// The tokenizer in a `tokenizer.json` as GGUF metadata: `vocab` tokens, of which `tokens` begin and end a text.
+///
+/// What GGUF can't say, or llama.cpp would do differently, is an error. The result is read back and must describe the
+/// same vocabulary.
+pub fn gguf_metadata(
+    path: &Path,
+    tokens: SpecialTokens,
+    vocab: u32,
+) -> Result<Vec<(String, gguf::Value)>, TokenizerError> {
+    let text = std::fs::read(path).map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
+    let json = serde_json::from_slice(&text).map_err(|error| TokenizerError::Metadata(error.to_string()))?;
+    json_gguf::metadata(&json, tokens, vocab)
 }

@@ -4,12 +4,15 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use regatta_core::artifact::{Format, Precision, Weights};
 use regatta_core::backend::BackendKind::{self, Candle, LlamaCpp};
 use regatta_core::failure::FailureKind;
-use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
+use regatta_core::model::{BUILT_IN_MODELS, Model, Shape, parse_manifest};
+use regatta_models::gguf::{self, GgmlType};
+use regatta_models::library::Library;
 use regatta_worker::artifacts;
 use regatta_worker::backend::fake::Script;
 use regatta_worker::backend::{Backend, fake};
@@ -126,6 +129,91 @@ fn engines_agree_on_the_same_numbers() {
     }
 }
 
+/// Within the window, that is: beyond it they compute different things, and cells are refused.
+#[test]
+fn engines_agree_on_a_mistral_with_grouped_queries_and_a_sliding_window() {
+    let harbour = Harbour::new();
+    let shape = Shape { sliding_window: Some(128), ..mistral() };
+    assert!(shape.kv_heads < shape.heads);
+    let model = model("windowed", shape);
+    let mut candle = harbour.load(Candle, &model, Format::Safetensors, Precision::F32);
+    let mut llama_cpp = harbour.load(LlamaCpp, &model, Format::Gguf, Precision::F32);
+    assert_eq!(candle.limits().context, 128);
+    for seed in 0..3 {
+        let prompts = seeded(seed, 96, 1, VOCAB).unwrap();
+        let apart = distance(&logits(&mut *candle, &prompts[0]), &logits(&mut *llama_cpp, &prompts[0]));
+        assert!(apart < 1e-4, "logits {apart} apart");
+        assert_eq!(generate(&mut *candle, &prompts, 32), generate(&mut *llama_cpp, &prompts, 32));
+    }
+}
+
+#[test]
+fn made_up_weights_stay_finite_and_do_not_fall_to_one_token() {
+    let harbour = Harbour::new();
+    for (name, shape) in [("llama", llama()), ("mistral", mistral()), ("tied", tied())] {
+        let model = model(name, shape);
+        for precision in [Precision::F32, Precision::F16, Precision::Q4KM] {
+            let mut backend = harbour.load(LlamaCpp, &model, Format::Gguf, precision);
+            let prompts = seeded(4, 16, 1, VOCAB).unwrap();
+            let logits = logits(&mut *backend, &prompts[0]);
+            assert!(logits.iter().all(|logit| logit.is_finite()), "{name} {precision}");
+            let different: HashSet<u32> = generate(&mut *backend, &prompts, 64)[0].iter().copied().collect();
+            println!("{name} {precision}: {} different tokens in 64", different.len());
+            assert!(different.len() >= 32, "{name} {precision}: {} different tokens in 64", different.len());
+        }
+    }
+}
+
+/// All tensors of a GGUF file: kinds and bytes, by name.
+fn tensors(path: &Path) -> BTreeMap<String, (GgmlType, Vec<u8>)> {
+    let mut reader = gguf::Reader::open(path).unwrap();
+    let infos = reader.header().tensors.clone();
+    let mut read = |info: gguf::TensorInfo| {
+        let mut bytes = vec![0; usize::try_from(info.bytes).unwrap()];
+        reader.read(&info, 0, &mut bytes).unwrap();
+        (info.name, (info.kind, bytes))
+    };
+    infos.into_iter().map(&mut read).collect()
+}
+
+/// The mixtures are made row by row on the way to the file; llama.cpp makes them of a whole file.
+#[test]
+fn quantised_mixtures_are_byte_for_byte_what_llama_cpp_makes_of_the_whole_model() {
+    let harbour = Harbour::new();
+    let deep = Shape { layers: 9, kv_heads: 1, ..llama() };
+    // No multiple of 256: llama.cpp falls back to other types.
+    let odd = Shape { hidden: 160, intermediate: 288, heads: 5, kv_heads: 1, ..llama() };
+    for (name, shape) in [("llama", llama()), ("deep", deep), ("tied", tied()), ("odd", odd)] {
+        let model = model(name, shape);
+        let plain = harbour.make(&model, Format::Gguf, Precision::F32).join(gguf::FILE);
+        for precision in [Precision::Q8_0, Precision::Q4_1, Precision::Q4KM] {
+            let expected = plain.with_extension(precision.as_str());
+            regatta_worker::native::quantize(&plain, &expected, precision, 2).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let library = Library::open(folder.path()).unwrap();
+            let ours = artifacts::convert(&library, &model, &plain, Format::Gguf, precision, false, &mut |_, _| {});
+            let ours = ours.unwrap().installed.path();
+            assert!(tensors(&ours) == tensors(&expected), "{name} {precision}");
+        }
+    }
+}
+
+#[test]
+fn weights_become_the_same_gguf_from_either_format() {
+    let harbour = Harbour::new();
+    let model = model("llama", llama());
+    let safetensors = harbour.make(&model, Format::Safetensors, Precision::F32);
+    for precision in Precision::ALL {
+        let made = harbour.make(&model, Format::Gguf, precision).join(gguf::FILE);
+        let folder = tempfile::tempdir().unwrap();
+        let library = Library::open(folder.path()).unwrap();
+        let converted =
+            artifacts::convert(&library, &model, &safetensors, Format::Gguf, precision, false, &mut |_, _| {}).unwrap();
+        assert_eq!(converted.installed.manifest.artifact.weights, Weights::Synthetic, "made-up weights stay that");
+        assert!(std::fs::read(made).unwrap() == std::fs::read(converted.installed.path()).unwrap(), "{precision}");
+    }
+}
+
 #[test]
 fn engines_agree_on_quantised_files_and_those_are_near_the_plain_numbers() {
     let harbour = Harbour::new();
@@ -185,7 +273,7 @@ fn engines_agree_on_a_real_model() {
     let convert = |format| {
         let library = &harbour.library;
         let converted =
-            artifacts::convert_gguf(library, &model, &path, format, Precision::F32, false, &mut |_, _| {}).unwrap();
+            artifacts::convert(library, &model, &path, format, Precision::F32, false, &mut |_, _| {}).unwrap();
         assert!(converted.without_tokenizer.is_none(), "{:?}", converted.without_tokenizer);
         converted.installed.folder
     };
@@ -194,6 +282,7 @@ fn engines_agree_on_a_real_model() {
     let tokenizer = Tokenizer::of_artifact(&safetensors, Format::Safetensors).unwrap().unwrap();
     let prompt = tokenizer.encode(TEXT).unwrap();
     assert_eq!(prompt, Tokenizer::of_artifact(&gguf, Format::Gguf).unwrap().unwrap().encode(TEXT).unwrap());
+    the_way_back_is_the_same_model(&model, &safetensors, &gguf);
     let load = |backend: BackendKind, format, precision, folder: &PathBuf| {
         load_from(backend, &model, Weights::Real, format, precision, folder)
     };
@@ -216,6 +305,34 @@ fn engines_agree_on_a_real_model() {
         println!("{name} q4_1 logits {apart:.2e} from f32");
         assert!(apart < 0.1, "{name}");
     }
+}
+
+/// Safetensors with their `tokenizer.json`, made into GGUF again: the same numbers, and tokens that llama.cpp finds too.
+fn the_way_back_is_the_same_model(model: &Model, safetensors: &Path, gguf: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let library = Library::open(folder.path()).unwrap();
+    let (format, precision) = (Format::Gguf, Precision::F32);
+    let back = artifacts::convert(&library, model, safetensors, format, precision, false, &mut |_, _| {}).unwrap();
+    assert!(back.without_tokenizer.is_none(), "{:?}", back.without_tokenizer);
+    let back = back.installed.path();
+    assert!(tensors(&back) == tensors(&gguf.join(gguf::FILE)));
+    let header = gguf::Reader::open(&back).unwrap().header().clone();
+    let original = gguf::Reader::open(&gguf.join(gguf::FILE)).unwrap().header().clone();
+    for key in ["model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id"] {
+        let key = format!("tokenizer.ggml.{key}");
+        assert!(header.get(&key) == original.get(&key), "{key}");
+    }
+    let tokenizer = Tokenizer::from_gguf(&header).unwrap().unwrap();
+    assert_eq!(tokenizer.encode(TEXT).unwrap(), llama_cpp_ids(&back, TEXT));
+}
+
+/// The ids that llama.cpp's own tokenizer finds.
+fn llama_cpp_ids(path: &Path, text: &str) -> Vec<u32> {
+    let engine = regatta_worker::backend::llama_cpp::engine().unwrap();
+    let params = llama_cpp_2::model::params::LlamaModelParams::default().with_vocab_only(true);
+    let model = llama_cpp_2::model::LlamaModel::load_from_file(engine, path, &params).unwrap();
+    let ids = model.vocab().tokenize(text.as_bytes(), true, true);
+    ids.iter().map(|token| u32::try_from(token.0).unwrap()).collect()
 }
 
 #[test]

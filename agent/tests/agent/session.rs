@@ -279,6 +279,7 @@ async fn a_trial_that_can_not_be_measured_here_is_rejected_with_a_reason() {
         threads: None,
         weights_seed: 1,
         exclusive: String::new(),
+        force: false,
     };
     let workload = pb::Workload {
         name: "w".to_owned(),

@@ -7,6 +7,7 @@ mod list;
 mod manifest;
 mod prune;
 mod pull;
+mod synth;
 mod verify;
 mod worker;
 
@@ -31,21 +32,7 @@ pub(crate) enum ModelsCommand {
     #[command(after_help = prune::EXAMPLES)]
     Prune(prune::PruneArgs),
     /// Make seeded random weights in a model's exact shape
-    Synth {
-        /// The model's id
-        model: ModelId,
-        /// safetensors or gguf
-        #[arg(long)]
-        format: Format,
-        /// f32, f16, bf16; for gguf also `q8_0`, `q4_1`, `q4_k_m`
-        #[arg(long)]
-        precision: Precision,
-        /// The same seed gives the same numbers everywhere
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        #[command(flatten)]
-        common: Common,
-    },
+    Synth(synth::Synth),
     /// Take weights that are on disk into the library, checked against the manifest
     Import {
         /// The model's id
@@ -56,28 +43,28 @@ pub(crate) enum ModelsCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Turn GGUF into safetensors, or into GGUF of plain numbers
+    /// Turn safetensors into GGUF or back, dequantising and quantising as needed
     Convert {
         /// The model's id
         model: ModelId,
-        /// A GGUF file
-        #[arg(long, value_name = "FILE")]
+        /// A GGUF file, or a folder of safetensors with config.json
+        #[arg(long, value_name = "PATH")]
         from: PathBuf,
         /// safetensors or gguf
         #[arg(long)]
         format: Format,
-        /// f32, f16 or bf16
+        /// f32, f16 or bf16; for gguf also `q8_0`, `q4_1`, `q4_k_m`
         #[arg(long)]
         precision: Precision,
         #[command(flatten)]
         common: Common,
     },
-    /// Quantise GGUF with llama.cpp's quantiser
+    /// Quantise safetensors or GGUF to GGUF, as llama.cpp does it
     Quantize {
         /// The model's id
         model: ModelId,
-        /// A GGUF file
-        #[arg(long, value_name = "FILE")]
+        /// A GGUF file, or a folder of safetensors with config.json
+        #[arg(long, value_name = "PATH")]
         from: PathBuf,
         /// `q8_0`, `q4_1` or `q4_k_m`
         #[arg(long)]
@@ -107,17 +94,7 @@ pub(crate) async fn run(command: ModelsCommand, folders: &Folders) -> anyhow::Re
         ModelsCommand::Pull(args) => pull::run(args, folders).await,
         ModelsCommand::Prune(args) => prune::run(&args, folders),
         ModelsCommand::Verify => verify::run(folders),
-        ModelsCommand::Synth { model, format, precision, seed, common } => {
-            let arguments = [
-                "--format".to_owned(),
-                format.to_string(),
-                "--precision".to_owned(),
-                precision.to_string(),
-                "--seed".to_owned(),
-                seed.to_string(),
-            ];
-            worker::run(folders, "make", &model, None, &arguments, &common).await
-        }
+        ModelsCommand::Synth(command) => synth::run(&command, folders).await,
         ModelsCommand::Import { model, from, common } => {
             worker::run(folders, "import", &model, Some(from), &[], &common).await
         }

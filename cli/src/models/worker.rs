@@ -41,5 +41,9 @@ pub(super) async fn run(
         .status()
         .await
         .with_context(|| format!("failed to start {}", program.display()))?;
-    Ok(if status.success() { Exit::Done } else { Exit::Failed })
+    Ok(match status.code() {
+        Some(0) => Exit::Done,
+        Some(2) => Exit::BadInput,
+        _ => Exit::Failed,
+    })
 }

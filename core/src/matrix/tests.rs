@@ -421,3 +421,24 @@ proptest! {
             !matrix.trials.is_empty() && scenario.devices.iter().all(|s| devices.iter().any(|d| s.matches(d.id))));
     }
 }
+
+#[test]
+fn what_cannot_fit_is_skipped_with_the_numbers_unless_forced() {
+    let mistral = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
+    let mistral: Vec<_> = mistral.into_iter().filter(|model| model.id.as_str() == "mistral-7b").collect();
+    let small = Device { memory_bytes: Some(8 << 30), ..device("a", "cpu", &[BackendKind::LlamaCpp]) };
+    let backends = vec![BackendKind::LlamaCpp];
+    let mut asked = Scenario { models: mistral, backends, workloads: workloads(1), ..scenario(&["cpu"]) };
+    assert_snapshot!(shown(&expand(&asked, std::slice::from_ref(&small))), @"
+    a/cpu llama.cpp mistral-7b gguf f16 (synthetic) w0: skip: needs about 13,826 MiB of memory (weights 13,825, key/value cache 1, activations 1), cpu of agent a has 8,192 MiB (fix: a smaller precision, batch or prompt; --force tries it all the same)
+    a/cpu llama.cpp mistral-7b gguf q4_k_m (synthetic) w0: trial 0
+    ");
+    let unknown = Device { memory_bytes: None, ..small.clone() };
+    assert_eq!(expand(&asked, &[unknown]).trials.len(), 2, "what isn't known is tried");
+    // Devices of other sizes are a class of their own, so a pool doesn't hide one that is too small.
+    let large = Device { agent: "b".parse().unwrap(), memory_bytes: Some(16 << 30), ..small.clone() };
+    asked.fleet.placement = Placement::Any;
+    assert_eq!(expand(&asked, &[small.clone(), large]).trials.len(), 3);
+    asked.policy.force = true;
+    assert_eq!(expand(&asked, &[small]).trials.len(), 2);
+}

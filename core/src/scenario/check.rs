@@ -68,7 +68,7 @@ pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &Scena
         precisions: values(precisions?),
         devices: values(devices?),
         workloads,
-        policy: Policy { exclusive, ..file.policy.clone() },
+        policy: Policy { exclusive, force: bundle.force, ..file.policy.clone() },
         fleet,
     })
 }

@@ -113,6 +113,7 @@ fn policy(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Policy {
         threads: section.int32("threads", 1..=1_024).map(|at| at.value),
         weights_seed: section.int("weights_seed", 0..=u64::MAX).map_or(default.weights_seed, |at| at.value),
         exclusive: default.exclusive,
+        force: default.force,
     }
 }
 

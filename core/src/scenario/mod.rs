@@ -43,6 +43,9 @@ pub struct ScenarioBundle {
     pub models: String,
     /// Kind of weights chosen on the command line in place of the scenario's.
     pub weights: Option<Weights>,
+    /// Whether cells are tried that the memory preflight would skip; chosen on the command line.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// A scenario that has passed every check which needs no device.

@@ -35,6 +35,7 @@ fn bundle(text: impl Into<String>) -> ScenarioBundle {
         prompts: BTreeMap::new(),
         models: BUILT_IN_MODELS.to_owned(),
         weights: None,
+        force: false,
     }
 }
 
@@ -113,7 +114,8 @@ fn every_key_is_read() {
     assert_eq!(scenario.precisions, [Precision::Q4KM, Precision::Bf16]);
     let cuda1 = DeviceId { kind: DeviceKind::Cuda, index: 1 };
     assert_eq!(scenario.devices, [DeviceSelector::Kind(DeviceKind::Cpu), DeviceSelector::One(cuda1)]);
-    let Policy { repetitions, warmup, timeout, threads, weights_seed, exclusive } = scenario.policy;
+    let Policy { repetitions, warmup, timeout, threads, weights_seed, exclusive, force } = scenario.policy;
+    assert!(!force, "only the command line says so");
     assert_eq!((exclusive, scenario.fleet.placement), (Exclusive::Device, Placement::Any));
     assert_eq!(labels_text(&scenario.fleet.labels), "rack=7, zone=lab");
     assert_eq!(scenario.fleet.min_memory, Some(16 << 30));

@@ -83,6 +83,9 @@ pub struct Policy {
     /// What a trial has to itself while it is measured: "host" or "device". Empty means "host".
     #[prost(string, tag = "6")]
     pub exclusive: ::prost::alloc::string::String,
+    /// Try cells that the memory preflight would skip.
+    #[prost(bool, tag = "7")]
+    pub force: bool,
 }
 /// When a cell is warm enough to be measured.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -1083,6 +1086,9 @@ pub struct ScenarioBundle {
     /// "real" or "synthetic", in place of the scenario's choice.
     #[prost(string, optional, tag = "5")]
     pub weights: ::core::option::Option<::prost::alloc::string::String>,
+    /// Try cells that the memory preflight would skip.
+    #[prost(bool, tag = "6")]
+    pub force: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitRunResponse {

@@ -57,6 +57,7 @@ fn submission(run: &Run) -> NewRun {
             prompts: BTreeMap::new(),
             models: String::new(),
             weights: None,
+            force: false,
         },
         policy: Policy::default(),
         matrix: Matrix { cells, trials: vec![trial] },

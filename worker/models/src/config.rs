@@ -301,6 +301,20 @@ pub fn special_tokens(header: &Header) -> SpecialTokens {
     }
 }
 
+/// The begin and end tokens that a `config.json` names; of several that end a text, the first.
+pub fn special_tokens_of(path: &Path) -> SpecialTokens {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
+    let json: Json = read.ok().and_then(|_| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let id = |key: &str| {
+        let value = json.get(key)?;
+        let value = value.as_array().map_or(Some(value), |several| several.first());
+        value.and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok())
+    };
+    let default = SpecialTokens::default();
+    SpecialTokens { bos: id("bos_token_id").unwrap_or(default.bos), eos: id("eos_token_id").unwrap_or(default.eos) }
+}
+
 /// Access to metadata with errors that name the key.
 struct Keys<'a> {
     header: &'a Header,

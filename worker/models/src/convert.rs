@@ -1,78 +1,155 @@
-//! From GGUF to safetensors, and from quantised GGUF to plain GGUF.
+//! From one file of weights to another: safetensors and GGUF, either way, plain numbers or quantised.
 //!
 //! Numbers are dequantised here, bit for bit as ggml does it, so that candle and llama.cpp can be run on the same
-//! weights. Turning safetensors into GGUF is not done yet. A GGUF file's tokenizer is turned into a `tokenizer.json` by
-//! the workers, which link the library for it.
+//! weights. What is stored alike in both files is copied bit for bit. A tokenizer is turned from one format's form into the
+//! other's by the workers, which link the library for it. Made-up weights stay marked as such.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
-use regatta_core::artifact::Precision;
+use regatta_core::artifact::{Format, Precision};
 use regatta_core::model::Shape;
 
 use crate::codec::{self, READABLE};
-use crate::config;
+use crate::config::{self, CONFIG, SpecialTokens};
 use crate::error::ModelError;
 use crate::gguf::{self, GgmlType, TensorInfo, Value};
 use crate::layout::{self, TensorSpec};
-use crate::safetensors::{self, SINGLE};
-use crate::synth::{Counter, Progress, batches, file_type, new_gguf_tensor, plain_types, write_config};
+use crate::safetensors::{self, Dtype};
+use crate::synth::{self, SEED_KEY, file_type, of_shape, write_config};
+use crate::transcode::{self, Order, Progress, Rows, Sink, Source, Storage, index, plain_types};
 use crate::verify::{self, Tokenizer};
 
-/// Weights that are in memory at a time (16 MiB as f32), however large the model is.
-const BATCH: u64 = 4 << 20;
+/// An artifact that was found whole, and whose types can all be read.
+#[derive(Debug)]
+pub struct Input {
+    path: PathBuf,
+    shape: Shape,
+    seed: Option<u64>,
+    files: Files,
+}
 
-/// Writes the GGUF file `source` as `model.safetensors` and `config.json` into the existing folder `out`.
+#[derive(Debug)]
+enum Files {
+    Gguf(gguf::Reader),
+    Safetensors(Vec<safetensors::Reader>),
+}
+
+impl Input {
+    /// Opens a GGUF file, a folder of safetensors with `config.json`, or one of the latter's files.
+    pub fn open(source: &Path) -> Result<Self, ModelError> {
+        let found = verify::verify(source, Tokenizer::Optional)?;
+        let (path, files, seed) = match found.format {
+            Format::Gguf => {
+                let path = if source.is_dir() { source.join(gguf::FILE) } else { source.to_owned() };
+                let reader = gguf::Reader::open(&path)?;
+                for tensor in &reader.header().tensors {
+                    check_type(tensor, &path)?;
+                }
+                let seed = reader.header().get(SEED_KEY).and_then(Value::as_u64);
+                (path, Files::Gguf(reader), seed)
+            }
+            Format::Safetensors => {
+                let folder = if source.is_dir() { source } else { source.parent().unwrap_or(Path::new(".")) };
+                let paths = safetensors::open_weights(folder)?.files.into_iter().map(|(path, _)| path);
+                let readers = paths.map(|path| safetensors::Reader::open(&path)).collect::<Result<Vec<_>, _>>()?;
+                let metadata = readers.iter().flat_map(|reader| &reader.header().metadata);
+                let seed = metadata.filter(|(key, _)| key == SEED_KEY).find_map(|(_, seed)| seed.parse().ok());
+                (folder.to_owned(), Files::Safetensors(readers), seed)
+            }
+        };
+        Ok(Self { path, shape: found.shape, seed, files })
+    }
+
+    /// The network's dimensions, as the artifact describes them.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The seed that the weights were made of, where they are made up.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+
+    /// The GGUF file, or the folder of safetensors.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The format.
+    pub fn format(&self) -> Format {
+        match self.files {
+            Files::Gguf(_) => Format::Gguf,
+            Files::Safetensors(_) => Format::Safetensors,
+        }
+    }
+
+    /// The tokens that begin and end a text.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        match &self.files {
+            Files::Gguf(reader) => config::special_tokens(reader.header()),
+            Files::Safetensors(_) => config::special_tokens_of(&self.path.join(CONFIG)),
+        }
+    }
+
+    /// The shape with what GGUF doesn't keep (family and window) taken from `model`, which must fit.
+    fn agree(&self, model: Option<&Shape>) -> Result<Shape, ModelError> {
+        let Some(model) = model else { return Ok(self.shape.clone()) };
+        let differences = config::differences(&self.shape, model, self.format() == Format::Gguf);
+        if differences.is_empty() {
+            return Ok(model.clone());
+        }
+        Err(ModelError::OtherModel { path: self.path.clone(), model: "asked for".to_owned(), differences })
+    }
+}
+
+/// Writes `input` as `model.safetensors` (in shards where it is large) and `config.json` into the existing folder `out`.
 ///
 /// `precision` is f32, f16 or bf16. GGUF doesn't tell Mistral from Llama, so `model` says which it is where that is known;
 /// it must then fit the file. The result is the shape that `config.json` describes.
-pub fn gguf_to_safetensors(
-    source: &Path,
+pub fn to_safetensors(
+    mut input: Input,
     precision: Precision,
     model: Option<&Shape>,
     out: &Path,
     progress: Progress<'_>,
 ) -> Result<Shape, ModelError> {
-    let (dtype, kind) = plain_types(precision)?;
-    let mut input = Input::open(source)?;
-    let shape = agree(&input, model)?;
+    let (dtype, _) = plain_types(precision)?;
+    let shape = input.agree(model)?;
     let specs = layout::tensors(&shape);
-    let describe = |spec: &TensorSpec| safetensors::NewTensor { name: spec.hf.clone(), dtype, shape: spec.shape() };
-    let described: Vec<_> = specs.iter().map(describe).collect();
-    let mut writer = safetensors::Writer::create(&out.join(SINGLE), &[], &described)?;
-    let mut counter = Counter::new(&shape, progress);
-    for spec in &specs {
-        input.convert(spec, |row| spec.gguf_row(row), kind, &mut counter, |bytes| writer.append(&spec.hf, bytes))?;
-    }
-    writer.finish()?;
-    write_config(&shape, precision, config::special_tokens(input.reader.header()), out)?;
+    let seed: Vec<_> = input.seed.map(|seed| (SEED_KEY, seed.to_string())).into_iter().collect();
+    let sink = Sink::safetensors(out, &specs, dtype, &seed)?;
+    let tokens = input.special_tokens();
+    transcode::write(&shape, &specs, &mut input, sink, progress)?;
+    write_config(&shape, precision, tokens, out)?;
     Ok(shape)
 }
 
-/// Writes the GGUF file `source` as the GGUF file `out` with plain numbers: `precision` is f32, f16 or bf16, norms stay
-/// f32. All metadata are copied; only `general.file_type` changes.
-pub fn gguf_to_gguf(source: &Path, precision: Precision, out: &Path, progress: Progress<'_>) -> Result<(), ModelError> {
-    let (_, matrix) = plain_types(precision)?;
-    let mut input = Input::open(source)?;
-    let specs = layout::tensors(&input.shape);
-    let described: Vec<_> = specs.iter().map(|spec| new_gguf_tensor(spec, matrix)).collect();
-    let metadata = with_file_type(&input.reader.header().metadata, precision);
-    let mut writer = gguf::Writer::create(out, &metadata, &described)?;
-    let mut counter = Counter::new(&input.shape.clone(), progress);
-    for (spec, new) in specs.iter().zip(&described) {
-        input.convert(spec, |row| row, new.kind, &mut counter, |bytes| writer.append(&spec.gguf, bytes))?;
-    }
-    writer.finish()
-}
-
-/// The shape for `config.json`: the file's, with what GGUF doesn't keep taken from `model`.
-fn agree(input: &Input, model: Option<&Shape>) -> Result<Shape, ModelError> {
-    let Some(model) = model else { return Ok(input.shape.clone()) };
-    let differences = config::differences(&input.shape, model, true);
-    if differences.is_empty() {
-        return Ok(model.clone());
-    }
-    let path = input.reader.path().to_owned();
-    Err(ModelError::OtherModel { path, model: "asked for".to_owned(), differences })
+/// Writes `input` as the GGUF file `out`, with the tensors stored as `storage` says.
+///
+/// Of a GGUF file all metadata are copied, and only `general.file_type` changes. For safetensors they are made: `name` is
+/// the model's, `tokenizer` has the keys of its tokenizer. Without those the file says that it has none; made-up weights
+/// get the tokenizer that they get when they are made.
+pub fn to_gguf(
+    mut input: Input,
+    name: &str,
+    tokenizer: Option<Vec<(String, Value)>>,
+    storage: Storage<'_>,
+    out: &Path,
+    progress: Progress<'_>,
+) -> Result<(), ModelError> {
+    let shape = input.shape.clone();
+    let metadata = match &input.files {
+        Files::Gguf(reader) => with_file_type(&reader.header().metadata, storage.precision()),
+        Files::Safetensors(_) => {
+            let mut metadata = of_shape(&shape, name, input.seed, storage.precision());
+            metadata.extend(tokenizer.unwrap_or_else(|| synth::tokenizer(&shape, input.seed)));
+            metadata
+        }
+    };
+    let specs = layout::tensors(&shape);
+    let sink = Sink::gguf(out, &specs, storage, &metadata)?;
+    transcode::write(&shape, &specs, &mut input, sink, progress)
 }
 
 fn with_file_type(metadata: &[(String, Value)], precision: Precision) -> Vec<(String, Value)> {
@@ -82,52 +159,42 @@ fn with_file_type(metadata: &[(String, Value)], precision: Precision) -> Vec<(St
     copied
 }
 
-/// A GGUF file that was found whole, and whose types can all be read.
-struct Input {
-    reader: gguf::Reader,
-    shape: Shape,
-}
-
-impl Input {
-    fn open(source: &Path) -> Result<Self, ModelError> {
-        let reader = gguf::Reader::open(source)?;
-        let shape = verify::verify_gguf(source, Tokenizer::Optional)?.shape;
-        for tensor in &reader.header().tensors {
-            check_type(tensor, source)?;
-        }
-        Ok(Self { reader, shape })
-    }
-
-    /// Reads a tensor in groups of rows, and hands each on as `kind`; `order` says which of its rows stands at a row of
-    /// the output.
-    fn convert(
-        &mut self,
-        spec: &TensorSpec,
-        order: impl Fn(u64) -> u64,
-        kind: GgmlType,
-        counter: &mut Counter<'_>,
-        mut write: impl FnMut(&[u8]) -> Result<(), ModelError>,
-    ) -> Result<(), ModelError> {
-        let tensor = self.reader.header().tensor(&spec.gguf).cloned();
-        let Some(tensor) = tensor else { return Err(missing(spec, self.reader.path())) };
-        let row_bytes = tensor.bytes / spec.rows;
-        let cols = index(spec.cols);
-        for rows in batches(spec, BATCH) {
-            let count = rows.end - rows.start;
-            let mut stored = vec![0; index(count * row_bytes)];
-            self.reader.read(&tensor, rows.start * row_bytes, &mut stored)?;
-            let mut numbers = vec![0.0; index(count) * cols];
-            let mut bytes = Vec::new();
-            let mut done = codec::decode(tensor.kind, &stored, &mut numbers);
-            for row in rows.clone() {
-                let from = index(order(row) - rows.start) * cols;
-                done &= codec::encode(kind, &numbers[from..from + cols], &mut bytes);
+impl Source for Input {
+    fn rows(&mut self, spec: &TensorSpec, rows: Range<u64>) -> Result<Rows, ModelError> {
+        let missing = |name: &str, path: &Path| ModelError::Tensors {
+            path: path.to_owned(),
+            missing: vec![name.to_owned()],
+            wrong: Vec::new(),
+        };
+        let first = rows.start;
+        let count = rows.end - rows.start;
+        match &mut self.files {
+            Files::Gguf(reader) => {
+                let tensor = reader.header().tensor(&spec.gguf).cloned();
+                let tensor = tensor.ok_or_else(|| missing(&spec.gguf, &self.path))?;
+                let row_bytes = tensor.bytes / spec.rows;
+                let mut bytes = vec![0; index(count * row_bytes)];
+                reader.read(&tensor, first * row_bytes, &mut bytes)?;
+                Ok(Rows::Stored { kind: tensor.kind, order: Order::Gguf, first, bytes })
             }
-            debug_assert!(done, "types were checked when the file was opened");
-            write(&bytes)?;
-            counter.add(count * spec.cols);
+            Files::Safetensors(readers) => {
+                let place = readers.iter_mut().find_map(|reader| {
+                    let tensor = reader.header().tensor(&spec.hf).cloned()?;
+                    Some((reader, tensor))
+                });
+                let (reader, tensor) = place.ok_or_else(|| missing(&spec.hf, &self.path))?;
+                let kind = match tensor.dtype {
+                    Dtype::F16 => GgmlType::F16,
+                    Dtype::Bf16 => GgmlType::Bf16,
+                    // The artifact was verified: there are only these three.
+                    _ => GgmlType::F32,
+                };
+                let row_bytes = tensor.bytes() / spec.rows;
+                let mut bytes = vec![0; index(count * row_bytes)];
+                reader.read(&tensor, first * row_bytes, &mut bytes)?;
+                Ok(Rows::Stored { kind, order: Order::Safetensors, first, bytes })
+            }
         }
-        Ok(())
     }
 }
 
@@ -141,15 +208,6 @@ fn check_type(tensor: &TensorInfo, path: &Path) -> Result<(), ModelError> {
         found: tensor.kind.to_string(),
         supported: codec::names(&READABLE),
     })
-}
-
-fn missing(spec: &TensorSpec, path: &Path) -> ModelError {
-    ModelError::Tensors { path: path.to_owned(), missing: vec![spec.gguf.clone()], wrong: Vec::new() }
-}
-
-/// A number of rows or bytes of one batch, which is small.
-fn index(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

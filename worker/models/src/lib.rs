@@ -8,7 +8,7 @@
 //! - [`content`], [`gguf`], [`safetensors`]: what a file is, and whether its header keeps the format's rules.
 //! - [`config`], [`layout`]: what the network is, and which tensors it must therefore have.
 //! - [`verify`]: both together, for one artifact.
-//! - [`synth`], [`convert`]: files of weights out of a seed, or out of other files.
+//! - [`synth`], [`convert`]: files of weights out of a seed, or out of other files; [`transcode`] is what both do.
 //! - [`library`], [`import`], [`incoming`]: the model root, where artifacts are found by id and never by path, and how
 //!   they come there.
 
@@ -28,6 +28,7 @@ pub mod synth;
 #[cfg(test)]
 mod testing;
 pub mod tokenizer;
+pub mod transcode;
 pub mod verify;
 
 pub use error::ModelError;

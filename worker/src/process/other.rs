@@ -25,3 +25,7 @@ pub(super) fn die_of_segfault() -> ! {
 }
 
 pub(super) fn limit_memory(_: u64) {}
+
+pub(super) fn free_memory() -> Option<u64> {
+    None
+}

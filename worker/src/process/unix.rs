@@ -49,3 +49,8 @@ pub(crate) fn limit_memory(bytes: u64) {
     let limit = Some(bytes);
     let _ = rustix::process::setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });
 }
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn free_memory() -> Option<u64> {
+    None
+}

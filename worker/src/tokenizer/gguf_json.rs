@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::TokenizerError;
 
 /// How GPT-2 cuts text; the expression is built into the library's `ByteLevel`.
-const KNOWN_PRE: &str = "gpt-2, smollm, llama-bpe, qwen2, tekken";
+pub(super) const KNOWN_PRE: &str = "gpt-2, smollm, llama-bpe, qwen2, tekken";
 
 /// How Llama 3 cuts text.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -25,7 +25,7 @@ const QWEN2: &str =
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The mark that `SentencePiece` writes for a space.
-const SPACE: &str = "\u{2581}";
+pub(super) const SPACE: &str = "\u{2581}";
 
 // llama.cpp's `llama_token_type`.
 const UNKNOWN: i64 = 2;
@@ -60,7 +60,7 @@ fn byte_level(header: &Header) -> Result<Json, TokenizerError> {
 }
 
 /// How text is cut before merging, and whether a piece that is a token as a whole is taken without merging.
-fn pre_tokenizer(name: &str) -> Result<(Json, bool), TokenizerError> {
+pub(super) fn pre_tokenizer(name: &str) -> Result<(Json, bool), TokenizerError> {
     let byte_level =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let split = |regex: &str| {

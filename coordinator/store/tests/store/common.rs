@@ -102,6 +102,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
             prompts: BTreeMap::new(),
             models: String::new(),
             weights: None,
+            force: false,
         },
         policy: Policy { repetitions: REPETITIONS, ..Policy::default() },
         matrix: Matrix { cells: all, trials },

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use index::file_names;
 pub use index::{INDEX, SINGLE, Weights, open_weights};
 use regatta_core::id::shown;
-pub use write::{NewTensor, Writer};
+pub use write::{NewTensor, Shards, Writer};
 
 use crate::error::ModelError;
 use crate::stream;

@@ -8,7 +8,7 @@ use crate::gguf::{Array, Value};
 use crate::verify::FILE_TYPES;
 
 /// The key, in both formats, that marks weights as made up and tells their seed.
-pub(super) const SEED_KEY: &str = "regatta.synthetic.seed";
+pub const SEED_KEY: &str = "regatta.synthetic.seed";
 
 /// The version of the quantised types' layout that llama.cpp expects.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -23,16 +23,25 @@ const BYTE: i32 = 6;
 const SPECIAL: u32 = 3;
 const BYTES_END: u32 = SPECIAL + 256;
 
-/// All keys and values.
+/// All keys and values of a synthetic model.
+pub(super) fn of(shape: &Shape, name: &str, seed: u64, precision: Precision) -> Vec<(String, Value)> {
+    let mut all = of_shape(shape, name, Some(seed), precision);
+    all.extend(tokenizer(shape, Some(seed)));
+    all
+}
+
+/// Keys and values for a shape and a precision: all but the tokenizer.
 ///
 /// Mistral is written as `llama` too, as llama.cpp's converter does it. Its sliding window is left out for the same
 /// reason: llama.cpp has none for that architecture.
-pub(super) fn of(shape: &Shape, name: &str, seed: u64, precision: Precision) -> Vec<(String, Value)> {
+pub(crate) fn of_shape(shape: &Shape, name: &str, seed: Option<u64>, precision: Precision) -> Vec<(String, Value)> {
     let mut all = vec![
         ("general.architecture", Value::String("llama".to_owned())),
         ("general.type", Value::String("model".to_owned())),
         ("general.name", Value::String(name.to_owned())),
-        (SEED_KEY, Value::U64(seed)),
+    ];
+    all.extend(seed.map(|seed| (SEED_KEY, Value::U64(seed))));
+    all.extend([
         ("llama.block_count", Value::U32(shape.layers)),
         ("llama.context_length", Value::U32(shape.context)),
         ("llama.embedding_length", Value::U32(shape.hidden)),
@@ -44,9 +53,8 @@ pub(super) fn of(shape: &Shape, name: &str, seed: u64, precision: Precision) -> 
         ("llama.vocab_size", Value::U32(shape.vocab)),
         ("llama.rope.dimension_count", Value::U32(shape.head_dim())),
         ("general.quantization_version", Value::U32(QUANTIZATION_VERSION)),
-    ];
+    ]);
     all.extend(file_type(precision).map(|id| ("general.file_type", Value::U32(id))));
-    all.extend(tokenizer(shape.vocab));
     all.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
@@ -56,7 +64,15 @@ pub(crate) fn file_type(precision: Precision) -> Option<u32> {
     u32::try_from(*id).ok()
 }
 
-fn tokenizer(vocab: u32) -> Vec<(&'static str, Value)> {
+/// The tokenizer of weights that come without one: for made-up weights one that knows bytes, for trained ones none,
+/// because another model's tokens would be a lie.
+pub(crate) fn tokenizer(shape: &Shape, seed: Option<u64>) -> Vec<(String, Value)> {
+    let none = || vec![("tokenizer.ggml.model", Value::String("no_vocab".to_owned()))];
+    let keys = seed.map_or_else(none, |_| byte_tokenizer(shape.vocab));
+    keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn byte_tokenizer(vocab: u32) -> Vec<(&'static str, Value)> {
     let special = SpecialTokens::default();
     let ids = || 0..vocab;
     vec![

@@ -70,16 +70,27 @@ impl Numbers {
         let mut stream = ChaCha8Rng::from_seed(self.key);
         // The stream counts 32-bit words.
         stream.set_word_pos(2 * u128::from(first));
-        for number in out {
-            *number = centred_sum(stream.next_u64()) * scale;
+        let mut words = [0; 8 * WORDS];
+        for numbers in out.chunks_mut(WORDS) {
+            let words = &mut words[..8 * numbers.len()];
+            stream.fill_bytes(words);
+            for (number, &word) in numbers.iter_mut().zip(words.as_chunks().0) {
+                *number = centred_sum(u64::from_le_bytes(word)) * scale;
+            }
         }
     }
 }
 
-/// The sum of the word's four 16-bit integers, less its mean. Exact: 18 bits fit into an f32.
+/// Words that are drawn at a time: many together take half the time of one by one.
+const WORDS: usize = 256;
+
+/// The sum of the word's four 16-bit integers, less its mean. Exact: 18 bits fit into an f32. Written as sums of halves
+/// of the word, so that compilers use the processor's widest registers.
 fn centred_sum(word: u64) -> f32 {
-    let bytes = word.to_le_bytes();
-    let sum: i32 = bytes.as_chunks().0.iter().map(|&half| i32::from(u16::from_le_bytes(half))).sum();
+    const EVEN: u64 = 0x0000_ffff_0000_ffff;
+    let pairs = (word & EVEN) + (word >> 16 & EVEN);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the sum has 18 bits")]
+    let sum = (pairs as u32 + (pairs >> 32) as u32) as i32;
     (sum - MEAN) as f32
 }
 

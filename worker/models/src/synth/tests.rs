@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::safetensors::SINGLE;
 use crate::testing;
 use crate::verify::{Tokenizer, verify};
 
@@ -66,7 +67,7 @@ fn precisions_that_are_made_elsewhere_are_refused_with_the_way() {
     let error = safetensors(&shape, 7, Precision::Q8_0, folder.path(), &mut |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("q8_0 cannot be written as safetensors"), "{error}");
     let error = gguf(&shape, "tiny", 7, Precision::Q4KM, &folder.path().join("x"), &mut |_, _| {}).unwrap_err();
-    assert!(error.to_string().contains("write f32 and quantise it"), "{error}");
+    assert!(error.to_string().contains("use a worker with llama.cpp"), "{error}");
 }
 
 #[test]
@@ -84,18 +85,4 @@ fn progress_ends_at_the_total() {
     let mut last = (0, 0);
     safetensors(&shape, 7, Precision::F16, folder.path(), &mut |done, total| last = (done, total)).unwrap();
     assert_eq!(last, (shape.parameters(), shape.parameters()));
-}
-
-#[test]
-fn groups_of_rows_cover_a_tensor_and_keep_heads_whole() {
-    let shape = testing::llama();
-    for spec in layout::tensors(&shape) {
-        for numbers in [1, 1000, 100_000] {
-            let groups: Vec<_> = batches(&spec, numbers).collect();
-            assert_eq!(groups.first().map(|group| group.start), Some(0));
-            assert_eq!(groups.last().map(|group| group.end), Some(spec.rows));
-            assert!(groups.windows(2).all(|pair| pair[0].end == pair[1].start));
-            assert!(groups.iter().all(|group| group.start.is_multiple_of(spec.head.unwrap_or(1))));
-        }
-    }
 }

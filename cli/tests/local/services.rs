@@ -158,6 +158,7 @@ fn settings_come_from_file_environment_and_flags_and_say_so() {
             "metrics = \"127.0.0.1:3333\" # environment REGATTA_COORDINATOR_METRICS",
             "metrics_public = false # default",
             "max_connections = 9 # flag --max-connections",
+            "serve_models = true # default",
             "log = \"info\" # default",
             "log_format = \"human\" # default",
         ]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Independent check of the files that Regatta writes: the formats' own Python packages read them and see the same tensors.
 
-`cargo xtask test` runs it in a virtual environment with numpy, gguf and safetensors. It makes, converts and quantises a
+`cargo xtask test` runs it with the packages numpy, gguf and safetensors. It makes, converts and quantises a
 small synthetic model with the worker program, into a folder of its own.
 
     formats.py WORKER

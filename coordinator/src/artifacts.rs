@@ -72,9 +72,12 @@ impl Artifacts {
         let wire = wire.ok_or_else(|| Status::invalid_argument("artifact: missing"))?;
         let artifact: ArtifactRef =
             wire.try_into().map_err(|error| Status::invalid_argument(format!("artifact: {error}")))?;
-        let library = self.library.clone().ok_or_else(|| Status::not_found("this coordinator serves no weights"))?;
+        let library = self
+            .library
+            .clone()
+            .ok_or_else(|| Status::not_found("it serves no weights (serve_models is off there)"))?;
         let missing = Status::not_found(format!(
-            "the coordinator does not have {artifact}; fetch it there: {}",
+            "{artifact} is not there; fetch it on that machine: {}",
             regatta_models::library::fix_command(&artifact)
         ));
         let found = tokio::task::spawn_blocking(move || library.find(&artifact)).await;
@@ -84,7 +87,7 @@ impl Artifacts {
             // Paths of this machine are nobody's business.
             Err(error) => {
                 tracing::warn!(%error, "an artifact can't be served");
-                Err(Status::failed_precondition("the coordinator's copy is damaged: see its log"))
+                Err(Status::failed_precondition("its copy is damaged: see its log"))
             }
         }
     }
@@ -118,7 +121,7 @@ impl ArtifactService for Artifacts {
             return Err(Status::out_of_range(problem));
         }
         let path =
-            installed.file(&file).map_err(|_| Status::failed_precondition("the coordinator's copy is damaged"))?;
+            installed.file(&file).map_err(|_| Status::failed_precondition("its copy is damaged: see its log"))?;
         let (to, pieces) = mpsc::channel(QUEUE);
         let (artifacts, artifact) = (self.clone(), installed.manifest.artifact);
         self.tasks.spawn(async move {

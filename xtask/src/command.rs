@@ -53,10 +53,18 @@ impl Run {
 }
 
 /// The cargo that runs this program, in the workspace.
+///
+/// What it has said of this package stays here: some build scripts look at these variables, so that building now by hand
+/// and now through xtask would compile half of the dependencies each time.
 pub(crate) fn cargo(arguments: &[&str]) -> Run {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut run = Run::new(program).args(arguments);
     run.0.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            run.0.env_remove(name);
+        }
+    }
     run
 }
 

@@ -52,6 +52,7 @@ pub(crate) enum Status {
     /// By itself, with this exit code.
     Exit(i32),
     /// By a signal.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "processes are ended by signals on Unix only"))]
     Signal {
         /// `SIGSEGV`.
         name: String,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use regatta_proto::pb;
 
 use crate::harness::{Fleet, signal};
 use crate::proxy::Way;
@@ -121,6 +122,18 @@ struct Outcome {
     elapsed: Duration,
 }
 
+/// Puts agents back into service that were quarantined because they were killed so often, as a person would.
+async fn look_after(fleet: &Fleet) {
+    let mut people = fleet.people().await;
+    loop {
+        let listed = people.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner().agents;
+        for agent in listed.into_iter().filter(|agent| agent.state == "quarantined") {
+            people.resume_agent(pb::ResumeAgentRequest { agent_id: agent.id }).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn seed(seed: u64) -> Outcome {
     let begun = Instant::now();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -133,7 +146,10 @@ async fn seed(seed: u64) -> Outcome {
         fault.strike(&mut fleet, lasting).await;
     }
     fleet.proxy.heal();
-    let ended = fleet.done(&run).await;
+    let ended = tokio::select! {
+        ended = fleet.done(&run) => ended,
+        () = look_after(&fleet) => unreachable!("it never ends"),
+    };
     // An agent whose lease was given away may still have samples of the old one.
     fleet.connected(AGENTS).await;
     fleet.stop();

@@ -319,7 +319,7 @@ impl Fleet {
         self.security.as_ref().map(|security| (security.ca(), security.token(name)))
     }
 
-    async fn people(&self) -> RunServiceClient<InterceptedService<Channel, Credentials>> {
+    pub(crate) async fn people(&self) -> RunServiceClient<InterceptedService<Channel, Credentials>> {
         let way = way(self.address(), self.trust(PERSON));
         let channel = way.endpoint().unwrap().connect().await.unwrap();
         RunServiceClient::with_interceptor(channel, way.credentials().unwrap())

@@ -17,9 +17,9 @@ use regatta_core::trial::{Epoch, Trial, TrialState};
 use regatta_proto::pb;
 use regatta_proto::pb::coordinator_message::Message;
 use regatta_store::{
-    CancelRun, Cancelled, ClockSkew, EndedCell, ForgetAgent, Granted, Lease, Leased, NewRun, Reader, Release,
-    ReleaseReason, Released, ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError, Submitted,
-    Took, TrialRecord, Writer,
+    AgentLeft, CancelRun, Cancelled, ClockSkew, EndedCell, ForgetAgent, Granted, Lease, Leased, NewRun, Reader,
+    Release, ReleaseReason, Released, ResumeRun, Resumed, RunDevice, Seat, Service, SetService, Store, StoreError,
+    Submitted, Took, TrialRecord, Writer,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -562,6 +562,15 @@ impl Actor {
             self.sessions.remove(&agent);
             self.snapshot.remove_host(&agent);
             info!(%agent, "agent disconnected");
+            let writer = self.writer.clone();
+            self.background.spawn(async move {
+                match writer.write(AgentLeft(agent)).await {
+                    // The coordinator stops: so does everybody's session.
+                    Ok(()) | Err(StoreError::Closed) => {}
+                    Err(error) => warn!(%error, "failed to store when an agent was last seen"),
+                }
+                None
+            });
         }
     }
 

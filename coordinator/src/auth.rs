@@ -130,7 +130,7 @@ impl Caller {
             return Ok(());
         }
         let method = shown(path.rsplit('/').next().unwrap_or_default());
-        let needed = roles.last().map_or("a role that nobody has", |role| role.as_str());
+        let needed = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
         Err(Status::permission_denied(format!("{who} has the role {role}: {method} needs the role {needed}")))
     }
 }

@@ -87,6 +87,26 @@ impl Change for ClockSkew {
     }
 }
 
+/// An agent's session is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentLeft(
+    /// Which agent.
+    pub AgentId,
+);
+
+impl Change for AgentLeft {
+    type Outcome = ();
+
+    async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE agents SET last_seen_at_unix_ns = max(last_seen_at_unix_ns, ?) WHERE id = ?")
+            .bind(unix_ns(at))
+            .bind(self.0.as_str())
+            .execute(&mut *db)
+            .await?;
+        events::record(db, at, Event { kind: "agent_left", agent: Some(&self.0), ..Event::default() }).await
+    }
+}
+
 async fn insert_device(db: &mut SqliteConnection, agent: &AgentId, device: &Device) -> Result<(), StoreError> {
     let memory = device.memory_bytes.map(|bytes| stored("memory_bytes", bytes)).transpose()?;
     sqlx::query(

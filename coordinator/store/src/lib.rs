@@ -35,7 +35,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::agents::{AgentSeen, ClockSkew, ForgetAgent, Service, SetService};
+pub use crate::agents::{AgentLeft, AgentSeen, ClockSkew, ForgetAgent, Service, SetService};
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
 pub use crate::groups::{Begun, ReplicaCell};

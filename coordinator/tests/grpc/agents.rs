@@ -5,7 +5,7 @@ use regatta_proto::pb::agent_message::Message as ToCoordinator;
 use regatta_proto::{PROTOCOL, pb};
 use tonic::{Code, Status};
 
-use crate::support::{Agent, Server, hello};
+use crate::support::{Agent, Server, a_moment, hello};
 
 impl Agent {
     /// Ends the session, and waits until the coordinator has noticed.
@@ -50,6 +50,30 @@ async fn a_second_process_of_the_same_name_is_refused_while_the_first_one_lives(
     assert!(status.message().contains("--name"), "{status}");
     first.disconnect(&server).await;
     Agent::connect(&server, "boot-2").await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_has_left_was_last_seen_when_it_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::with(Config::new(dir.path().join("regatta.db"))).await;
+    let agent = Agent::connect(&server, "boot-1").await;
+    let mut people = server.people().await;
+    let mut seen = async || {
+        let listed = people.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner();
+        listed.agents[0].last_seen_at_unix_ns
+    };
+    let came = seen().await;
+    agent.disconnect(&server).await;
+    let mut left = came;
+    for _ in 0..1000 {
+        left = seen().await;
+        if left > came {
+            break;
+        }
+        a_moment().await;
+    }
+    assert!(left > came);
     server.stop().await;
 }
 

@@ -331,3 +331,8 @@ pub(crate) fn whole_trial(trial: &pb::Trial, epoch: u32) -> Vec<Vec<u8>> {
 pub(crate) fn spool(trial: &pb::Trial, epoch: u32, last_seq: u64) -> Vec<pb::SpoolHead> {
     vec![pb::SpoolHead { trial_id: trial.id.clone(), epoch, last_seq }]
 }
+
+/// Real time, whatever the test's clock does: between questions that are asked again and again, which are limited.
+pub(crate) async fn a_moment() {
+    tokio::task::spawn_blocking(|| std::thread::sleep(std::time::Duration::from_millis(5))).await.unwrap();
+}

@@ -69,7 +69,7 @@ On this machine:
   run          Run a scenario and report: here, or on a fleet with --coordinator
   plan         Show the expanded matrix, what is skipped and why
   devices      List devices and the workers that can drive them
-  models       List, fetch, make, import, convert and verify weights
+  models       List, fetch, make, convert and verify weights
 
 Results:
   runs         List runs
@@ -109,7 +109,7 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List devices and the workers that can drive them
     Devices(devices::DevicesArgs),
-    /// List, fetch, make, import, convert and verify weights
+    /// List, fetch, make, convert and verify weights
     #[command(subcommand)]
     Models(models::ModelsCommand),
     /// List runs

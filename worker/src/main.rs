@@ -33,8 +33,6 @@ enum Command {
     Convert(Convert),
     /// Quantise weights as llama.cpp does it.
     Quantize(Quantize),
-    /// Take weights that are on disk into the library.
-    Import(Import),
 }
 
 #[derive(Args)]
@@ -99,15 +97,6 @@ struct Quantize {
     precision: Precision,
 }
 
-#[derive(Args)]
-struct Import {
-    #[command(flatten)]
-    target: Target,
-    /// A GGUF file, or a folder of safetensors with config.json.
-    #[arg(long, value_name = "PATH")]
-    from: PathBuf,
-}
-
 /// Where weights come from: from the disk, or from an artifact of the library.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
@@ -133,7 +122,6 @@ fn main() -> ExitCode {
         Command::Make(command) => make(&command),
         Command::Convert(command) => convert(&command),
         Command::Quantize(command) => quantize(&command),
-        Command::Import(command) => import(&command),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     let _ = writeln!(io::stderr(), "error: {error:#}");
@@ -144,7 +132,7 @@ fn main() -> ExitCode {
 
 fn make(command: &Make) -> Result<()> {
     if command.weights != Weights::Synthetic {
-        bail!("only synthetic weights can be made; trained ones are imported or converted");
+        bail!("only synthetic weights can be made; trained ones are pulled or converted");
     }
     let (library, model) = match &command.config {
         None => command.target.open()?,
@@ -187,11 +175,6 @@ fn quantize(command: &Quantize) -> Result<()> {
         writeln!(io::stderr(), "without a tokenizer: {reason}")?;
     }
     report(&made.installed)
-}
-
-fn import(command: &Import) -> Result<()> {
-    let (library, model) = command.target.open()?;
-    report(&regatta_models::import::import(&library, &command.from, &model, command.target.replace)?)
 }
 
 impl Target {

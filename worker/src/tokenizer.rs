@@ -55,7 +55,7 @@ pub enum TokenizerError {
 }
 
 /// A model's tokenizer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tokenizer(tokenizers::Tokenizer);
 
 impl Tokenizer {

@@ -139,7 +139,7 @@ fn smollm2(install: bool) -> Result<(), Failure> {
     build()?;
     let model = fixtures::smollm2()?;
     let models = |arguments: &[&str]| command::Run::new(program("regatta")).arg("models").args(arguments);
-    models(&["import", "smollm2-135m", "--replace", "--from"]).arg(&model).run()?;
+    models(&["pull", "smollm2-135m", "--replace", "--from"]).arg(&model).run()?;
     for format in ["gguf", "safetensors"] {
         let words = ["convert", "smollm2-135m", "--replace", "--format", format, "--precision", "f32", "--from"];
         models(&words).arg(&model).run()?;

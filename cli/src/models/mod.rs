@@ -1,4 +1,4 @@
-//! `regatta models`: what weights are here, and fetching, making, importing, converting, quantising and
+//! `regatta models`: what weights are here, and fetching, making, converting, quantising and
 //! verifying them.
 //!
 //! Here are the commands and their flags; what they do has a file each.
@@ -33,16 +33,6 @@ pub(crate) enum ModelsCommand {
     Prune(prune::PruneArgs),
     /// Make seeded random weights in a model's exact shape
     Synth(synth::Synth),
-    /// Take weights that are on disk into the library, checked against the manifest
-    Import {
-        /// The model's id
-        model: ModelId,
-        /// A GGUF file, or a folder of safetensors with config.json
-        #[arg(long, value_name = "PATH")]
-        from: PathBuf,
-        #[command(flatten)]
-        common: Common,
-    },
     /// Turn safetensors into GGUF or back, dequantising and quantising as needed
     Convert {
         /// The model's id
@@ -95,9 +85,6 @@ pub(crate) async fn run(command: ModelsCommand, folders: &Folders) -> anyhow::Re
         ModelsCommand::Prune(args) => prune::run(&args, folders),
         ModelsCommand::Verify => verify::run(folders),
         ModelsCommand::Synth(command) => synth::run(&command, folders).await,
-        ModelsCommand::Import { model, from, common } => {
-            worker::run(folders, "import", &model, Some(from), &[], &common).await
-        }
         ModelsCommand::Convert { model, from, format, precision, common } => {
             let arguments =
                 ["--format".to_owned(), format.to_string(), "--precision".to_owned(), precision.to_string()];

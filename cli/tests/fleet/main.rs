@@ -31,4 +31,7 @@ mod roles;
 mod security;
 #[cfg(unix)]
 #[cfg(test)]
+mod weights;
+#[cfg(unix)]
+#[cfg(test)]
 mod wire;

@@ -44,6 +44,8 @@ struct State {
     /// Cancelled to close one direction of what is open.
     half: (Way, CancellationToken),
     connections: u64,
+    /// Bytes that were read to be carried, upwards and downwards.
+    carried: (usize, usize),
 }
 
 /// The proxy. It goes away with this value.
@@ -70,6 +72,7 @@ impl Proxy {
             open: CancellationToken::new(),
             half: (Way::Up, CancellationToken::new()),
             connections: 0,
+            carried: (0, 0),
         }));
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&state)));
@@ -127,6 +130,11 @@ impl Proxy {
     /// Connections so far.
     pub(crate) fn connections(&self) -> u64 {
         self.change(|state| state.connections)
+    }
+
+    /// Bytes that came this way so far.
+    pub(crate) fn carried(&self, way: Way) -> usize {
+        self.change(|state| if way == Way::Up { state.carried.0 } else { state.carried.1 })
     }
 }
 
@@ -231,6 +239,8 @@ async fn pump(
 /// How many of `count` bytes may pass, and whether the connection ends with them.
 fn spend(state: &Mutex<State>, way: Way, count: usize) -> (usize, bool) {
     let mut state = state.lock().unwrap();
+    let carried = if way == Way::Up { &mut state.carried.0 } else { &mut state.carried.1 };
+    *carried += count;
     let Some((of, left)) = state.budget.filter(|(of, _)| *of == way) else { return (count, false) };
     if left > count {
         state.budget = Some((of, left - count));

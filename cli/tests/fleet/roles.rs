@@ -95,7 +95,9 @@ fn play() {
                 let trap = Some(Trap::new(move |moment| spring(&trap, moment)));
                 let tls = tls.map(|(cert, key)| Tls { cert, key, client_ca: None, client_crl: None });
                 let heartbeat = lease / 8;
-                coordinator(Config { listen, tls, lease, heartbeat, quarantine_after, trap, ..Config::new(db) }).await;
+                let model_root = Some(db.with_file_name("models"));
+                let config = Config { listen, tls, lease, heartbeat, quarantine_after, trap, ..Config::new(db) };
+                coordinator(Config { model_root, ..config }).await;
             }
             Role::Agent { id, coordinator, folder, workers, fake, ledger, lease, trust } => {
                 let way = way(coordinator, trust);

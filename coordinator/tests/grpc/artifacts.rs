@@ -7,10 +7,9 @@ use std::time::Duration;
 use regatta_coordinator::Config;
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
 use regatta_core::model::{Architecture, Model, Shape};
-use regatta_models::import::import;
 use regatta_models::incoming::Incoming;
-use regatta_models::library::{Installed, Library};
-use regatta_models::synth;
+use regatta_models::library::{Install, Installed, Library};
+use regatta_models::{gguf, synth};
 use regatta_net::Connection;
 use regatta_proto::pb;
 use regatta_proto::pb::artifact_service_client::ArtifactServiceClient;
@@ -46,9 +45,10 @@ fn model() -> Model {
 /// A coordinator that has the weights.
 async fn server(dir: &Path) -> (Server, Installed) {
     let library = Library::open(&dir.join("models")).unwrap();
-    let file = dir.join("made.gguf");
-    synth::gguf(&model().shape, "wide", 1, Precision::F32, &file, &mut |_, _| {}).unwrap();
-    let installed = import(&library, &file, &model(), false).unwrap();
+    let make = |folder: &Path| {
+        synth::gguf(&model().shape, "wide", 1, Precision::F32, &folder.join(gguf::FILE), &mut |_, _| {})
+    };
+    let installed = library.install(&artifact(), Install { seed: None, replace: false }, make).unwrap();
     let config = Config { model_root: Some(dir.join("models")), ..Config::new(dir.join("regatta.db")) };
     (Server::with(config).await, installed)
 }

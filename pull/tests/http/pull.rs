@@ -57,7 +57,17 @@ fn files() -> Published {
 fn content(folder: &Path) -> HashMap<String, Vec<u8>> {
     synth::safetensors(&model().shape, 1, Precision::F16, folder, &mut |_, _| {}).unwrap();
     let names = ["model.safetensors", "config.json"];
+    unmark(&folder.join(names[0]));
     names.iter().map(|name| ((*name).to_owned(), fs::read(folder.join(name)).unwrap())).collect()
+}
+
+/// Has made-up weights play trained ones: takes the words out of the file that say otherwise.
+fn unmark(file: &Path) {
+    let mark = synth::SEED_KEY.as_bytes();
+    let mut bytes = fs::read(file).unwrap();
+    let at = bytes.windows(mark.len()).position(|words| words == mark).unwrap();
+    bytes[at..at + mark.len()].fill(b'x');
+    fs::write(file, bytes).unwrap();
 }
 
 /// Answers as the hub does: large files by their SHA-256, small ones by git's hash.

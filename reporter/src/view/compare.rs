@@ -96,16 +96,20 @@ fn comparison(
     other: BackendKind,
 ) -> Option<Comparison> {
     let cell = |backend, workload| subject.at(backend, precision, workload).filter(|m| m.result.is_ok());
-    let pairs: Vec<Pair> =
-        subject.workloads().into_iter().filter_map(|w| Some(pair(cell(base, w)?, cell(other, w)?))).collect();
-    if pairs.is_empty() {
+    let cells: Vec<_> =
+        subject.workloads().into_iter().filter_map(|w| Some((cell(base, w)?, cell(other, w)?))).collect();
+    if cells.is_empty() {
         return None;
     }
+    let (alike, unlike): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(base, other)| same_prompt(base, other));
+    let pairs: Vec<Pair> = alike.into_iter().map(|(base, other)| pair(base, other)).collect();
     let decode = ratio(pairs.iter().filter_map(|p| p.decode_ratio.sort));
     let prefill = ratio(pairs.iter().filter_map(|p| p.prefill_ratio.sort));
     let subject = name_subject.then(|| subject.short_label());
     let (precision, base, other) = (precision.as_str(), base.as_str(), other.as_str());
-    let sentence = sentence(base, other, decode, prefill);
+    let unlike = unlike.into_iter().map(|(base, _)| base.workload().name.as_str());
+    let sentence = [sentence(base, other, decode, prefill), not_compared(&unlike.collect::<Vec<_>>())];
+    let sentence = sentence.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
     Some(Comparison { subject, precision, base, other, decode, prefill, pairs, sentence })
 }
 
@@ -139,11 +143,27 @@ fn quotient([base, other]: [Option<f64>; 2]) -> Option<f64> {
     }
 }
 
-/// How many leading tokens of the first repetition agree. Only for the same prompt.
+/// Whether both engines were given the same token ids. A text becomes ids by the tokenizer that comes with the weights,
+/// and two files of one model need not carry the same one.
+fn same_prompt(base: &Measured<'_>, other: &Measured<'_>) -> bool {
+    let [a, b] = [base, other].map(|m| m.result.samples.first().map(|sample| sample.prompt_digest));
+    a == b
+}
+
+fn not_compared(workloads: &[&str]) -> String {
+    let which = match workloads {
+        [] => return String::new(),
+        [one] => format!("workload {one}, whose prompt became"),
+        several => format!("workloads {}, whose prompts became", several.join(", ")),
+    };
+    format!("Not compared: {which} other token ids on the two.")
+}
+
+/// How many leading tokens of the first repetition agree.
 fn same_tokens(base: &Measured<'_>, other: &Measured<'_>) -> Value {
     let outputs = [base, other].map(|m| m.result.samples.first());
     let [Some(a), Some(b)] = outputs else { return Value::missing() };
-    if a.prompt_digest != b.prompt_digest || a.output.len() != b.output.len() {
+    if a.output.len() != b.output.len() {
         return Value::missing();
     }
     let same = a.output.iter().zip(&b.output).take_while(|(x, y)| x == y).count();

@@ -2,6 +2,7 @@
 
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
+use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
 use regatta_reporter::chart::{self, Layout};
 use regatta_reporter::dataset::Dataset;
@@ -106,6 +107,24 @@ fn the_faster_engine_comes_first() {
     assert!(sentence.starts_with("candle decodes 1."), "{sentence}");
     let same = &report.runs[0].comparisons[0].pairs[0].same_tokens;
     assert_eq!(same.text, "8 of 8");
+}
+
+#[test]
+fn prompts_that_became_other_tokens_are_not_compared() {
+    let mut dataset = small();
+    let cells = &mut dataset.runs[0].cells;
+    let workloads: Vec<_> = cells.iter().map(|cell| cell.cell.workload.name.clone()).collect();
+    let last = cells.last_mut().unwrap();
+    let name = last.cell.workload.name.to_string();
+    assert!(workloads.iter().any(|workload| workload.as_str() != name));
+    for sample in &mut last.samples {
+        sample.prompt_digest = Digest::of_tokens(&[1, 2, 3]);
+    }
+    let report = report(&dataset);
+    let comparison = report.runs[0].comparisons.last().unwrap();
+    assert!(comparison.pairs.iter().all(|pair| pair.workload != name));
+    let expected = format!("Not compared: workload {name}, whose prompt became other token ids on the two.");
+    assert!(comparison.sentence.ends_with(&expected), "{}", comparison.sentence);
 }
 
 #[test]

@@ -39,23 +39,21 @@ impl Input {
     /// Opens a GGUF file, a folder of safetensors with `config.json`, or one of the latter's files.
     pub fn open(source: &Path) -> Result<Self, ModelError> {
         let found = verify::verify(source, Tokenizer::Optional)?;
-        let (path, files, seed) = match found.format {
+        let seed = found.seed;
+        let (path, files) = match found.format {
             Format::Gguf => {
                 let path = if source.is_dir() { source.join(gguf::FILE) } else { source.to_owned() };
                 let reader = gguf::Reader::open(&path)?;
                 for tensor in &reader.header().tensors {
                     check_type(tensor, &path)?;
                 }
-                let seed = reader.header().get(SEED_KEY).and_then(Value::as_u64);
-                (path, Files::Gguf(reader), seed)
+                (path, Files::Gguf(reader))
             }
             Format::Safetensors => {
                 let folder = if source.is_dir() { source } else { source.parent().unwrap_or(Path::new(".")) };
                 let paths = safetensors::open_weights(folder)?.files.into_iter().map(|(path, _)| path);
                 let readers = paths.map(|path| safetensors::Reader::open(&path)).collect::<Result<Vec<_>, _>>()?;
-                let metadata = readers.iter().flat_map(|reader| &reader.header().metadata);
-                let seed = metadata.filter(|(key, _)| key == SEED_KEY).find_map(|(_, seed)| seed.parse().ok());
-                (folder.to_owned(), Files::Safetensors(readers), seed)
+                (folder.to_owned(), Files::Safetensors(readers))
             }
         };
         Ok(Self { path, shape: found.shape, seed, files })

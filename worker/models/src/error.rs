@@ -194,6 +194,19 @@ pub enum ModelError {
         differences: Vec<String>,
     },
 
+    /// Trained weights were to be fetched, and what came says that it is made up.
+    #[error(
+        "{}: these weights say that they are made up (seed {seed}), and trained ones were to be fetched (fix: name their \
+         origin, or make synthetic ones with 'regatta models synth')",
+        path.display()
+    )]
+    MadeUp {
+        /// The file or folder.
+        path: PathBuf,
+        /// The seed that they were made of.
+        seed: u64,
+    },
+
     /// The library doesn't have the artifact.
     #[error("{artifact} is not installed in {} (fix: {fix})", path.display())]
     NotInstalled {

@@ -1,4 +1,4 @@
-//! Taking files that a person already has into the library, as the real weights of a model.
+//! Taking files that are there already into the library: those that a person has, and those that were fetched.
 
 use std::fs;
 use std::path::Path;
@@ -14,13 +14,14 @@ use crate::verify::{self, Tokenizer, Verified};
 /// Copies the weights at `source` (a GGUF file, or a folder of safetensors with `config.json`) into the library.
 ///
 /// They must be the network that `model` describes, in a precision that has a name here. A tokenizer is optional, but
-/// must fit where there is one.
+/// must fit where there is one. Weights that say they are made up stay synthetic ones.
 pub fn import(library: &Library, source: &Path, model: &Model, replace: bool) -> Result<Installed, ModelError> {
     let verified = verify::verify(source, Tokenizer::Optional)?;
     check_shape(source, model, &verified)?;
     let precision = precision(source, &verified)?;
-    let artifact = ArtifactRef { model: model.id.clone(), weights: Weights::Real, format: verified.format, precision };
-    library.install(&artifact, Install { seed: None, replace }, |folder| copy(source, verified.format, folder))
+    let (weights, seed) = (verified.seed.map_or(Weights::Real, |_| Weights::Synthetic), verified.seed);
+    let artifact = ArtifactRef { model: model.id.clone(), weights, format: verified.format, precision };
+    library.install(&artifact, Install { seed, replace }, |folder| copy(source, verified.format, folder))
 }
 
 /// Installs files that were fetched as the real weights of `model`: `write` puts them into the folder that it is given,
@@ -34,7 +35,11 @@ pub fn install_fetched(
 ) -> Result<Installed, ModelError> {
     library.install(artifact, Install { seed: None, replace }, |folder| {
         write(folder)?;
-        check_shape(folder, model, &verify::verify(folder, Tokenizer::Optional)?)
+        let verified = verify::verify(folder, Tokenizer::Optional)?;
+        if let Some(seed) = verified.seed {
+            return Err(ModelError::MadeUp { path: folder.to_owned(), seed });
+        }
+        check_shape(folder, model, &verified)
     })
 }
 
@@ -96,11 +101,34 @@ mod tests {
         synth::safetensors(&shape, 1, Precision::Bf16, &safetensors, &mut |_, _| {}).unwrap();
         for source in [&gguf, &safetensors] {
             let installed = import(&library, source, &model(shape.clone()), false).unwrap();
+            // What says that it is made up stays so, with its seed.
+            assert_eq!((installed.manifest.artifact.weights, installed.manifest.seed), (Weights::Synthetic, Some(1)));
             assert_eq!(library.find(&installed.manifest.artifact).unwrap(), installed);
         }
         let precisions: Vec<Precision> =
             library.list().unwrap().into_iter().map(|listed| listed.artifact.precision).collect();
         assert_eq!(precisions, [Precision::Bf16, Precision::Q8_0]);
+    }
+
+    #[test]
+    fn made_up_weights_are_not_taken_for_trained_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = Library::open(folder.path()).unwrap();
+        let model = model(testing::llama());
+        let artifact =
+            |format| ArtifactRef { model: model.id.clone(), weights: Weights::Real, format, precision: Precision::F16 };
+        let gguf = |folder: &Path| {
+            synth::gguf(&model.shape, "tiny", 7, Precision::F16, &folder.join(crate::gguf::FILE), &mut |_, _| {})
+        };
+        let safetensors = |folder: &Path| synth::safetensors(&model.shape, 7, Precision::F16, folder, &mut |_, _| {});
+        let errors = [
+            install_fetched(&library, &artifact(Format::Gguf), &model, false, gguf).unwrap_err(),
+            install_fetched(&library, &artifact(Format::Safetensors), &model, false, safetensors).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains("made up (seed 7)"), "{error}");
+        }
+        assert!(library.list().unwrap().is_empty());
     }
 
     #[test]

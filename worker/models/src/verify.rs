@@ -12,6 +12,7 @@ use crate::error::ModelError;
 use crate::gguf::{self, GgmlType, Value};
 use crate::layout::{self, TensorSpec};
 use crate::safetensors::{self, Dtype};
+use crate::synth::SEED_KEY;
 use crate::tokenizer::{self, TOKENIZER};
 
 /// What was found in a good artifact.
@@ -33,6 +34,8 @@ pub struct Verified {
     pub bits_per_weight: f64,
     /// Number of tokens of the tokenizer, where there is one. Equal to the model's vocabulary.
     pub tokenizer_vocab: Option<u64>,
+    /// The seed that the weights were made of, where they say that they are made up.
+    pub seed: Option<u64>,
 }
 
 /// Whether an artifact without a tokenizer will do.
@@ -71,7 +74,9 @@ pub(crate) fn verify_gguf(path: &Path, tokenizer: Tokenizer) -> Result<Verified,
     let weight_bytes = compare(expected.collect(), found, path, |_| false)?;
     let vocab = header.tokenizer_vocab();
     check_vocab(vocab, &shape, tokenizer, path, "tokenizer.ggml.tokens in the metadata")?;
-    Ok(verified(shape, Format::Gguf, gguf_precision(header), header.tensors.len(), weight_bytes, vocab))
+    let seed = header.get(SEED_KEY).and_then(Value::as_u64);
+    let found = verified(shape, Format::Gguf, gguf_precision(header), header.tensors.len(), weight_bytes, vocab);
+    Ok(Verified { seed, ..found })
 }
 
 fn verify_safetensors(folder: &Path, tokenizer: Tokenizer) -> Result<Verified, ModelError> {
@@ -89,7 +94,9 @@ fn verify_safetensors(folder: &Path, tokenizer: Tokenizer) -> Result<Verified, M
     let vocab = if file.exists() { Some(tokenizer::vocab_size(&file)?) } else { None };
     check_vocab(vocab, &shape, tokenizer, &file, TOKENIZER)?;
     let precision = safetensors_precision(&weights);
-    Ok(verified(shape, Format::Safetensors, precision, weights.tensors().count(), weight_bytes, vocab))
+    let seed = weights.metadata(SEED_KEY).and_then(|seed| seed.parse().ok());
+    let found = verified(shape, Format::Safetensors, precision, weights.tensors().count(), weight_bytes, vocab);
+    Ok(Verified { seed, ..found })
 }
 
 fn verified(
@@ -109,6 +116,7 @@ fn verified(
         parameters,
         bits_per_weight: weight_bytes as f64 * 8.0 / parameters as f64,
         tokenizer_vocab,
+        seed: None,
         shape,
     }
 }

@@ -31,6 +31,12 @@ impl Weights {
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
         self.files.iter().flat_map(|(_, header)| &header.tensors)
     }
+
+    /// What the files say under `key`, the first of them that says something.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let entries = self.files.iter().flat_map(|(_, header)| &header.metadata);
+        entries.filter(|(found, _)| found == key).map(|(_, value)| value.as_str()).next()
+    }
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use regatta_core::device::DeviceId;
 use regatta_core::digest::Digest;
 use regatta_core::policy::{Policy, Warmup};
 use regatta_core::trial::{Epoch, Trial, TrialCell};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_proto::pb;
 
 /// Makes a program out of a shell script.
@@ -32,6 +32,7 @@ pub(crate) fn cells(names: &[&str]) -> Vec<TrialCell> {
     let cell = |(index, name): (usize, &&str)| TrialCell {
         hash: CellHash(Digest::of(format!("{index} {name}").as_bytes())),
         workload: Arc::new(Workload {
+            kind: Kind::Generate,
             name: name.parse().unwrap(),
             prompt: Prompt::Seeded { seed: 1, tokens: 4 },
             generate: 2,

@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    const ANSWER: &str = r#"{"protocol":1,"version":"0.1.0","engines":[{"backend":"fake","version":"1","build":"b",
+    const ANSWER: &str = r#"{"protocol":2,"version":"0.1.0","engines":[{"backend":"fake","version":"1","build":"b",
         "devices":["cpu"]}],"simd_compiled":"avx2","simd_cpu":"avx2","optimised":true}"#;
 
     fn program(folder: &TempDir, name: &str, script: &str) {
@@ -195,7 +195,7 @@ mod tests {
         let reasons: Vec<_> = found.disabled.iter().map(|disabled| disabled.reason.as_str()).collect();
         assert_eq!(reasons.len(), 3, "{reasons:?}");
         assert_eq!(reasons[0], "it ended with exit code 127: libcublas.so.13: cannot open");
-        assert_eq!(reasons[1], "it speaks protocol 99, this agent 1 (fix: upgrade this agent)");
+        assert_eq!(reasons[1], "it speaks protocol 99, this agent 2 (fix: upgrade this agent)");
         assert!(reasons[2].starts_with("its answer is not JSON"), "{}", reasons[2]);
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use regatta_core::artifact::Weights;
 use regatta_core::model::BUILT_IN_MODELS;
+use regatta_core::policy::Passes;
 use regatta_core::scenario::{self, Scenario, ScenarioBundle};
 
 use crate::exit::BadInput;
@@ -22,6 +23,13 @@ pub(crate) struct ScenarioArgs {
     /// Try cells that the estimate of memory says won't fit, instead of skipping them
     #[arg(long)]
     force: bool,
+    /// Worker processes that measure each cell, in place of the scenario's choice: a number, or "adaptive" for 6 to 30 until
+    /// the interval of the median is within 1 %
+    #[arg(long, value_name = "N|adaptive")]
+    passes: Option<Passes>,
+    /// One worker process a cell: a quick look, without intervals
+    #[arg(long, conflicts_with = "passes")]
+    quick: bool,
     /// Accept more than 2,000 cells
     #[arg(long)]
     pub allow_large: bool,
@@ -51,6 +59,7 @@ pub(crate) fn read(path: &Path, args: &ScenarioArgs) -> Result<ScenarioBundle, B
         models,
         weights: args.weights,
         force: args.force,
+        passes: if args.quick { Some(Passes::fixed(1)) } else { args.passes },
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use regatta_core::fleet::labels_text;
 use regatta_core::matrix::{self, CellPlan, Matrix, PlannedGroup, PlannedTrial};
-use regatta_core::policy::Exclusive;
+use regatta_core::policy::{Exclusive, Passes};
 use regatta_core::scenario::Scenario;
 use serde_json::json;
 
@@ -83,10 +83,11 @@ fn as_text(matrix: &Matrix, scenario: &Scenario) -> String {
     let runnable = matrix.cells.len() - skipped;
     let _ = writeln!(
         text,
-        "\n{} cells: {runnable} to run in {} trials, {} repetitions each; {skipped} skipped",
+        "\n{} cells: {runnable} to run in {} trials, {} repetitions{}; {skipped} skipped",
         matrix.cells.len(),
         matrix.trials.len(),
-        scenario.policy.repetitions
+        scenario.policy.repetitions,
+        passes(scenario.policy.passes)
     );
     if scenario.policy.exclusive == Exclusive::Device {
         text.push_str("trials on other devices of a machine run at the same time (exclusive = \"device\")\n");
@@ -145,4 +146,13 @@ fn as_json(matrix: &Matrix) -> anyhow::Result<String> {
         })
         .collect();
     Ok(serde_json::to_string_pretty(&json!({ "cells": cells, "trials": matrix.trials.len() }))? + "\n")
+}
+
+/// ` in each of 6 to 30 worker processes`, or ` each` where there is one.
+fn passes(passes: Passes) -> String {
+    match passes {
+        passes if passes.is_single() => " each".to_owned(),
+        Passes { min, max, .. } if min == max => format!(" in each of {max} worker processes"),
+        Passes { min, max, .. } => format!(" in each of {min} to {max} worker processes"),
+    }
 }

@@ -166,8 +166,7 @@ fn content(bytes: &[u8]) -> Content {
         Some(Kind::Sample(sample)) => {
             Sample::try_from(sample).map_or_else(unreadable, |sample| Content::Sample(Box::new(sample)))
         }
-        Some(Kind::CellEnd(end)) => <(CellHash, Outcome)>::try_from(end)
-            .map_or_else(unreadable, |(hash, outcome)| Content::CellEnd(EndedCell { hash, outcome })),
+        Some(Kind::CellEnd(end)) => ended_cell(end).map_or_else(unreadable, Content::CellEnd),
         Some(Kind::Worker(facts)) => Content::Worker(WorkerFacts {
             worker: facts.worker,
             engine: facts.engine,
@@ -177,6 +176,12 @@ fn content(bytes: &[u8]) -> Content {
         }),
         None => Content::Unreadable("a record of a kind that this coordinator does not know".to_owned()),
     }
+}
+
+fn ended_cell(wire: pb::CellEnd) -> Result<EndedCell, WireError> {
+    let stopped = convert::stopped(&wire)?;
+    let (hash, outcome) = wire.try_into()?;
+    Ok(EndedCell { hash, outcome, stopped })
 }
 
 /// The end of a lease's records.

@@ -14,11 +14,12 @@ use regatta_core::matrix::{count, expand};
 use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
 use regatta_core::policy::Policy;
 use regatta_core::scenario::{DeviceSelector, Scenario};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 
 fn scenario(models: u32, workloads: u32) -> Scenario {
     let built_in = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap().remove(0);
     let workload = |i: u32| Workload {
+        kind: Kind::Generate,
         name: format!("w{i}").parse().unwrap(),
         prompt: Prompt::Seeded { seed: 1, tokens: i + 1 },
         generate: 32,

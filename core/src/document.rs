@@ -229,6 +229,16 @@ impl<'r, 't, 'd> Section<'r, 't, 'd> {
         value.map(|value| At { value, line })
     }
 
+    /// Whether the key has a text.
+    pub(crate) fn has_text(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().is_str())
+    }
+
+    /// Whether the key has a table.
+    pub(crate) fn has_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().is_table())
+    }
+
     /// A text.
     pub(crate) fn text(&self, key: &str) -> Option<At<&'t str>> {
         self.get(key, "a text", DeValue::as_str)
@@ -320,9 +330,12 @@ impl<'r, 't, 'd> Section<'r, 't, 'd> {
     }
 
     /// A whole number within `range`, or a list of such numbers, not empty, without duplicates.
-    pub(crate) fn numbers(&self, key: &str, range: RangeInclusive<u32>) -> Option<Vec<u32>> {
+    pub(crate) fn numbers(&self, key: &str, range: RangeInclusive<u32>) -> Option<At<Vec<u32>>> {
         let spanned = self.table.get(key)?;
-        let Some(list) = spanned.get_ref().as_array() else { return Some(vec![self.int32(key, range)?.value]) };
+        let Some(list) = spanned.get_ref().as_array() else {
+            let At { value, line } = self.int32(key, range)?;
+            return Some(At { value: vec![value], line });
+        };
         let line = self.report.line(spanned.span().start);
         if list.is_empty() || list.len() > MAX_LIST {
             let rule = format!("{} must have 1 to {MAX_LIST} values, has {}", self.key(key), list.len());
@@ -343,7 +356,7 @@ impl<'r, 't, 'd> Section<'r, 't, 'd> {
             };
             self.report.value(line, &self.key(key), &self.report.source(item), rule, None);
         }
-        Some(numbers)
+        Some(At { value: numbers, line })
     }
 
     /// An amount of memory in bytes, written like `16 GiB`.

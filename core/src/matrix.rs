@@ -281,11 +281,15 @@ fn work(
     mut workloads: Vec<&str>,
 ) -> Digest {
     workloads.sort_unstable();
-    let Policy { repetitions, warmup, timeout: _, threads, weights_seed: _, exclusive: _, force: _ } = policy;
+    let Policy { repetitions, passes, warmup, timeout: _, threads, weights_seed: _, exclusive: _, force: _ } = policy;
     let (least, most) = (warmup.min_time.as_nanos(), warmup.max_time.as_nanos());
     let warmup = format!("{}..{}|{least}..{most}", warmup.min_repetitions, warmup.max_repetitions);
     let workloads = workloads.join(",");
-    Digest::of(format!("{class}|{backend}|{artifact}|{repetitions}|{warmup}|{threads:?}|{workloads}").as_bytes())
+    // A single pass keeps the hash, and with it the history, that it had before there were several.
+    let passes = if passes.is_single() { String::new() } else { format!("x{}..{}", passes.min, passes.max) };
+    Digest::of(
+        format!("{class}|{backend}|{artifact}|{repetitions}{passes}|{warmup}|{threads:?}|{workloads}").as_bytes(),
+    )
 }
 
 /// How many cells [`expand`] makes, without making them.

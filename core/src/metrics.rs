@@ -7,26 +7,29 @@
 //! | prefill rate | `batch · n_prompt / (t_ps - t_p)` | tokens/s |
 //! | decode rate | `batch · (N - 1) / (t_N - t_1)` | tokens/s |
 //! | TPOT | `(t_N - t_1) / (N - 1)`, undefined for N < 2 | ns |
+//! | decode rate, steps without a prompt | `batch · N / (t_N - t_p)` | tokens/s |
+//! | TPOT, steps without a prompt | `(t_N - t_p) / N` | ns |
 //! | ITL | `t_i - t_(i-1)` for i = 2 … N: a distribution | ns |
 //! | end to end | `t_e - t_0` | ns |
 //!
-//! Decode rate is `batch / TPOT`: it leaves out the first token, which belongs to TTFT. Tools that divide all tokens
-//! by the whole time, or feed random tokens without a sampler, report other numbers under the same name.
+//! Decode rate is `batch / TPOT`: it leaves out the first token, which belongs to TTFT. Steps that follow no prompt have no
+//! TTFT, and there all of them count: so llama-bench has its `tg`, and its `pp` is the prefill rate of a prompt with nothing
+//! after it.
 
 use crate::sample::Sample;
 
 /// Version of the definitions above. It changes when a formula does, and is stored beside derived numbers.
-pub const METHOD_VERSION: u32 = 1;
+pub const METHOD_VERSION: u32 = 2;
 
 /// What one sample says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
-    /// Time to first token, in nanoseconds.
-    pub ttft_ns: u64,
-    /// Time to first token without tokenising, in nanoseconds.
-    pub engine_ttft_ns: u64,
-    /// Prompt tokens per second over all sequences.
-    pub prefill_rate: f64,
+    /// Time to first token, in nanoseconds. `None` where no token follows a prompt.
+    pub ttft_ns: Option<u64>,
+    /// Time to first token without tokenising, in nanoseconds. `None` where no token follows a prompt.
+    pub engine_ttft_ns: Option<u64>,
+    /// Prompt tokens per second over all sequences. `None` without a prompt.
+    pub prefill_rate: Option<f64>,
     /// Generated tokens per second over all sequences, the first token left out. `None` with fewer than two.
     pub decode_rate: Option<f64>,
     /// Time per output token, in nanoseconds. `None` with fewer than two tokens.
@@ -54,17 +57,20 @@ impl Metrics {
     /// Derives the metrics of a sample that has passed [`Sample::check`].
     pub fn of(sample: &Sample) -> Self {
         let times = &sample.times;
-        let first = times.tokens.first().copied().unwrap_or(times.end);
+        let first = times.tokens.first().copied().filter(|_| !sample.is_decode());
         let batch = f64::from(sample.batch);
+        let mean = |from: u64, last: u64, tokens: usize| last.saturating_sub(from) as f64 / tokens as f64;
         let tpot_ns = match times.tokens.as_slice() {
-            [first, .., last] => Some(last.saturating_sub(*first) as f64 / (times.tokens.len() - 1) as f64),
+            [.., last] if sample.is_decode() => Some(mean(times.prefill_done, *last, times.tokens.len())),
+            [first, .., last] => Some(mean(*first, *last, times.tokens.len() - 1)),
             _ => None,
         };
+        let prompt = (!sample.is_decode()).then_some(f64::from(sample.prompt_tokens));
         let prefill_ns = times.prefill_done.saturating_sub(times.prefill_start) as f64;
         Self {
             ttft_ns: first,
-            engine_ttft_ns: first.saturating_sub(times.tokenized),
-            prefill_rate: batch * f64::from(sample.prompt_tokens) * NS / prefill_ns,
+            engine_ttft_ns: first.map(|first| first.saturating_sub(times.tokenized)),
+            prefill_rate: prompt.map(|prompt| batch * prompt * NS / prefill_ns),
             decode_rate: tpot_ns.map(|tpot| batch * NS / tpot),
             tpot_ns,
             itl_ns: times.tokens.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect(),
@@ -84,12 +90,12 @@ mod tests {
     #[test]
     fn golden_numbers() {
         let metrics = Metrics::of(&sample());
-        assert_eq!(metrics.ttft_ns, 25 * MS);
-        assert_eq!(metrics.engine_ttft_ns, 24 * MS);
+        assert_eq!(metrics.ttft_ns, Some(25 * MS));
+        assert_eq!(metrics.engine_ttft_ns, Some(24 * MS));
         assert_eq!(metrics.end_to_end_ns, 66 * MS);
         assert_eq!(metrics.itl_ns, [10 * MS, 20 * MS, 10 * MS]);
         // 10 tokens in 20 ms.
-        assert_close(metrics.prefill_rate, 500.0);
+        assert_close(metrics.prefill_rate.unwrap(), 500.0);
         // 3 tokens after the first in 40 ms.
         assert_close(metrics.tpot_ns.unwrap(), 40e6 / 3.0);
         assert_close(metrics.decode_rate.unwrap(), 75.0);
@@ -100,7 +106,7 @@ mod tests {
         let mut batch = sample();
         batch.batch = 4;
         let (one, four) = (Metrics::of(&sample()), Metrics::of(&batch));
-        assert_close(four.prefill_rate, 2000.0);
+        assert_close(four.prefill_rate.unwrap(), 2000.0);
         assert_close(four.decode_rate.unwrap(), 300.0);
         assert_eq!((four.ttft_ns, four.tpot_ns, four.itl_ns), (one.ttft_ns, one.tpot_ns, one.itl_ns));
     }
@@ -111,7 +117,29 @@ mod tests {
         short.times.tokens.truncate(1);
         let metrics = Metrics::of(&short);
         assert_eq!((metrics.tpot_ns, metrics.decode_rate, metrics.itl_ns.len()), (None, None, 0));
-        assert_eq!(metrics.ttft_ns, 25 * MS);
+        assert_eq!(metrics.ttft_ns, Some(25 * MS));
+    }
+
+    /// 4 steps from 22 to 65 ms.
+    #[test]
+    fn steps_without_a_prompt_count_from_the_first_on() {
+        let mut steps = sample();
+        (steps.prompt_tokens, steps.output) = (0, vec![]);
+        let metrics = Metrics::of(&steps);
+        assert_eq!((metrics.ttft_ns, metrics.engine_ttft_ns, metrics.prefill_rate), (None, None, None));
+        assert_close(metrics.tpot_ns.unwrap(), 43e6 / 4.0);
+        assert_close(metrics.decode_rate.unwrap(), 4000.0 / 43.0);
+        steps.times.tokens.truncate(1);
+        assert_close(Metrics::of(&steps).tpot_ns.unwrap(), 3e6);
+    }
+
+    #[test]
+    fn a_prompt_alone_has_a_rate_and_no_first_token() {
+        let mut prompt = sample();
+        (prompt.times.tokens, prompt.output) = (vec![], vec![]);
+        let metrics = Metrics::of(&prompt);
+        assert_close(metrics.prefill_rate.unwrap(), 500.0);
+        assert_eq!((metrics.ttft_ns, metrics.decode_rate, metrics.tpot_ns), (None, None, None));
     }
 
     #[test]

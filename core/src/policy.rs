@@ -72,11 +72,70 @@ impl FromStr for Exclusive {
     }
 }
 
+/// How many fresh worker processes measure each cell. What differs from process to process, such as where memory lies,
+/// does not differ within one, so the process is what statistics count, not the repetition.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Passes {
+    /// At least.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+    /// Between the two: enough when the 95 % interval of the median reaches no further than this to either side, as a share
+    /// of the median.
+    pub within: f64,
+    /// And no new process begins after this time.
+    pub budget: Duration,
+}
+
+impl Passes {
+    /// Exactly so many.
+    pub const fn fixed(passes: u32) -> Self {
+        Self { min: passes, max: passes, within: 0.01, budget: Duration::from_hours(24) }
+    }
+
+    /// As many as it takes: 6 to 30, until the interval is within 1 %.
+    pub const ADAPTIVE: Self = Self { min: 6, max: 30, ..Self::fixed(1) };
+
+    /// Whether it is more than one look.
+    pub fn is_single(self) -> bool {
+        self.max <= 1
+    }
+}
+
+/// The most worker processes for a cell.
+pub const MAX_PASSES: u32 = 1_000;
+
+/// A text that says no number of worker processes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is neither a number from 1 to {MAX_PASSES} nor 'adaptive'")]
+pub struct InvalidPasses(String);
+
+impl FromStr for Passes {
+    type Err = InvalidPasses;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPasses> {
+        if text == "adaptive" {
+            return Ok(Self::ADAPTIVE);
+        }
+        let number = text.parse().ok().filter(|number| (1..=MAX_PASSES).contains(number));
+        number.map(Self::fixed).ok_or_else(|| InvalidPasses(crate::id::shown(text)))
+    }
+}
+
+impl Default for Passes {
+    fn default() -> Self {
+        Self::fixed(1)
+    }
+}
+
 /// How cells are measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Timed executions per cell.
+    /// Timed executions per cell and pass.
     pub repetitions: u32,
+    /// Worker processes per cell.
+    #[serde(default)]
+    pub passes: Passes,
     /// Warm-up before them.
     pub warmup: Warmup,
     /// The longest one cell may take, warm-up included, before its worker is stopped.
@@ -97,6 +156,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             repetitions: 3,
+            passes: Passes::default(),
             warmup: Warmup::default(),
             timeout: Duration::from_mins(10),
             threads: None,

@@ -19,6 +19,9 @@ const F32: u64 = 4;
 /// Tokens that llama.cpp computes at once.
 const MICRO_BATCH: u64 = 512;
 
+/// Tokens of each sequence that the cache is filled with at a time, before the clock starts.
+pub const DEPTH_STEP: u64 = 512;
+
 /// What one cell needs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
@@ -62,10 +65,12 @@ pub fn need(shape: &Shape, backend: BackendKind, precision: Precision, workload:
     let kv_width = u64::from(shape.kv_heads) * u64::from(shape.head_dim());
     let batch = u64::from(workload.batch.max(1));
     let prompt = u64::from(workload.prompt.tokens().unwrap_or(0));
-    let positions = prompt + u64::from(workload.generate);
+    let depth = u64::from(workload.kind.depth());
+    let positions = depth + prompt + u64::from(workload.generate);
+    let fed = prompt.max(depth.min(DEPTH_STEP));
     let together = match backend {
-        BackendKind::LlamaCpp => (batch * prompt).min(MICRO_BATCH),
-        BackendKind::Candle | BackendKind::Fake => batch * prompt,
+        BackendKind::LlamaCpp => (batch * fed).min(MICRO_BATCH),
+        BackendKind::Candle | BackendKind::Fake => batch * fed,
     };
     // In a layer: the residual stream and its norm, and the three matrices of the MLP.
     let rows = together * (2 * hidden + 3 * inner) * number_bytes(backend, precision);
@@ -113,7 +118,7 @@ fn number_bytes(backend: BackendKind, precision: Precision) -> u64 {
 mod tests {
     use super::*;
     use crate::model::{BUILT_IN_MODELS, parse_manifest};
-    use crate::workload::Prompt;
+    use crate::workload::{Kind, Prompt};
 
     fn shape(id: &str) -> Shape {
         let models = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
@@ -122,7 +127,7 @@ mod tests {
 
     fn workload(tokens: u32, generate: u32, batch: u32) -> Workload {
         let prompt = Prompt::Seeded { seed: 1, tokens };
-        Workload { name: "w".parse().unwrap(), prompt, generate, batch, replicas: 1 }
+        Workload { name: "w".parse().unwrap(), kind: Kind::Generate, prompt, generate, batch, replicas: 1 }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::cell::CellHash;
 use crate::digest::Digest;
 use crate::flag::Flags;
 use crate::trial::Epoch;
+use crate::workload::Workload;
 
 /// Which repetition a sample records. Unique over all samples there will ever be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,13 +44,13 @@ pub struct Sample {
     pub started_at: Timestamp,
     /// When what happened.
     pub times: Times,
-    /// Prompt length of each sequence, in tokens.
+    /// Prompt length of each sequence, in tokens. 0 where steps were timed that follow no prompt.
     pub prompt_tokens: u32,
     /// Hash of the prompt's token ids.
     pub prompt_digest: Digest,
     /// Sequences side by side.
     pub batch: u32,
-    /// Generated token ids, sequence after sequence: `batch × N`.
+    /// Generated token ids, sequence after sequence: `batch × N`. Empty where none were chosen.
     pub output: Vec<u32>,
     /// Time to load the model into this worker process, in nanoseconds.
     pub load_ns: u64,
@@ -68,6 +69,16 @@ pub struct Sample {
 /// A sample that breaks a rule: it is kept apart with the reason, never charted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSample {
+    /// It did other work than it was to do.
+    #[error("did other work than was asked: {what} {found} where {expected} was asked for")]
+    OtherWork {
+        /// What differs.
+        what: &'static str,
+        /// As the sample has it.
+        found: u32,
+        /// As the workload has it.
+        expected: u32,
+    },
     /// Fewer or more token times than were to be generated.
     #[error("has {found} token times where {expected} tokens were to be generated")]
     TokenCount {
@@ -123,8 +134,25 @@ pub enum InvalidSample {
 const DAY_NS: u64 = 86_400_000_000_000;
 
 impl Sample {
-    /// Checks the sample against its own rules; `generate` is what the workload asked for.
-    pub fn check(&self, generate: u32) -> Result<(), InvalidSample> {
+    /// Checks the sample against its own rules and against what it was to do.
+    pub fn check(&self, workload: &Workload) -> Result<(), InvalidSample> {
+        let mut asked = vec![("batch", self.batch, workload.batch)];
+        asked.extend(workload.prompt.tokens().map(|tokens| ("a prompt of", self.prompt_tokens, tokens)));
+        for (what, found, expected) in asked {
+            if found != expected {
+                return Err(InvalidSample::OtherWork { what, found, expected });
+            }
+        }
+        self.check_itself(workload.generate)
+    }
+
+    /// Whether steps were timed that follow no prompt.
+    pub fn is_decode(&self) -> bool {
+        self.prompt_tokens == 0
+    }
+
+    /// Checks the sample against its own rules; `generate` is how many tokens it was to generate.
+    pub fn check_itself(&self, generate: u32) -> Result<(), InvalidSample> {
         let times = &self.times;
         let steps = times.tokens.len();
         let expected = generate as usize;
@@ -132,13 +160,14 @@ impl Sample {
             return Err(InvalidSample::TokenCount { found: steps, expected });
         }
         let ids = self.batch as usize * steps;
-        if self.output.len() != ids {
+        if self.output.len() != ids && !(self.is_decode() && self.output.is_empty()) {
             return Err(InvalidSample::OutputCount { found: self.output.len(), expected: ids });
         }
-        for (name, value) in [("batch", self.batch), ("prompt_tokens", self.prompt_tokens)] {
-            if value == 0 {
-                return Err(InvalidSample::Zero(name));
-            }
+        if self.batch == 0 {
+            return Err(InvalidSample::Zero("batch"));
+        }
+        if self.is_decode() && steps == 0 {
+            return Err(InvalidSample::Zero("prompt_tokens"));
         }
         self.check_order()
     }
@@ -159,7 +188,7 @@ impl Sample {
                 return Err(InvalidSample::PhaseOrder { earlier, earlier_ns, later, later_ns });
             }
         }
-        if times.prefill_done == times.prefill_start {
+        if times.prefill_done == times.prefill_start && !self.is_decode() {
             return Err(InvalidSample::ZeroPrefill);
         }
         for (i, pair) in times.tokens.windows(2).enumerate() {
@@ -184,6 +213,7 @@ pub(crate) mod tests {
     use insta::assert_snapshot;
 
     use super::*;
+    use crate::workload::{Kind, Prompt};
 
     /// A good sample with round numbers, in milliseconds: 1, 2, 22, then tokens at 25, 35, 55, 65, text at 66.
     pub(crate) fn sample() -> Sample {
@@ -215,12 +245,12 @@ pub(crate) mod tests {
     fn said(change: impl FnOnce(&mut Sample)) -> String {
         let mut sample = sample();
         change(&mut sample);
-        sample.check(4).map_or_else(|error| error.to_string(), |()| "accepted".to_owned())
+        sample.check_itself(4).map_or_else(|error| error.to_string(), |()| "accepted".to_owned())
     }
 
     #[test]
     fn a_good_sample_is_accepted() {
-        assert_eq!(sample().check(4), Ok(()));
+        assert_eq!(sample().check_itself(4), Ok(()));
         assert_eq!(said(|s| (s.batch, s.output) = (2, vec![0; 8])), "accepted");
         // Token ids that need no tokenizer, and a worker that starts at once.
         assert_eq!(said(|s| (s.times.tokenized, s.times.prefill_start) = (0, 0)), "accepted");
@@ -231,8 +261,34 @@ pub(crate) mod tests {
         assert_snapshot!(said(|s| s.times.prefill_start = s.times.prefill_done), @"prefill took 0 ns: the clock stood still or nothing was executed");
         assert_snapshot!(said(|s| s.times.end = 86_400_000_000_001), @"lasted 86400000000001 ns, more than a day: not a duration in nanoseconds");
         assert_snapshot!(said(|s| s.times.end = u64::MAX), @"lasted 18446744073709551615 ns, more than a day: not a duration in nanoseconds");
-        assert_snapshot!(said(|s| s.prompt_tokens = 0), @"prompt_tokens is 0");
+        assert_snapshot!(said(|s| (s.prompt_tokens, s.times.tokens, s.output) = (0, vec![], vec![])), @"has 0 token times where 4 tokens were to be generated");
         assert_snapshot!(said(|s| (s.batch, s.output) = (0, vec![])), @"batch is 0");
+    }
+
+    #[test]
+    fn forward_passes_alone_are_samples_too() {
+        let decode = |s: &mut Sample| {
+            (s.prompt_tokens, s.output) = (0, vec![]);
+            (s.times.tokenized, s.times.prefill_start, s.times.prefill_done) = (0, 0, 0);
+        };
+        assert_eq!(said(decode), "accepted");
+        let mut prefill = sample();
+        (prefill.times.tokens, prefill.output) = (vec![], vec![]);
+        assert_eq!(prefill.check_itself(0), Ok(()));
+        prefill.prompt_tokens = 0;
+        assert_eq!(prefill.check_itself(0).unwrap_err().to_string(), "prompt_tokens is 0");
+    }
+
+    #[test]
+    fn other_work_than_was_asked_for_is_named() {
+        let prompt = Prompt::Seeded { seed: 1, tokens: 10 };
+        let kind = Kind::Generate;
+        let asked = Workload { name: "w".parse().unwrap(), kind, prompt, generate: 4, batch: 1, replicas: 1 };
+        assert_eq!(sample().check(&asked), Ok(()));
+        let said = |asked: Workload| sample().check(&asked).unwrap_err().to_string();
+        assert_snapshot!(said(Workload { batch: 2, ..asked.clone() }), @"did other work than was asked: batch 1 where 2 was asked for");
+        let prompt = Prompt::Seeded { seed: 1, tokens: 11 };
+        assert_snapshot!(said(Workload { prompt, ..asked.clone() }), @"did other work than was asked: a prompt of 10 where 11 was asked for");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::backend::BackendKind;
 use crate::device::DeviceKind;
 
 /// Version of the frames that agent and worker exchange. Both sides must agree.
-pub const WORKER_PROTOCOL: u32 = 1;
+pub const WORKER_PROTOCOL: u32 = 2;
 
 /// SIMD levels of x86-64 and AArch64, from lowest to highest; compared only within one processor family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,11 +11,12 @@ use regatta_core::artifact::ArtifactRef;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
-use regatta_core::policy::{Exclusive, Policy, Warmup};
+use regatta_core::passes::Stopped;
+use regatta_core::policy::{Exclusive, Passes, Policy, Warmup};
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::scenario::ScenarioBundle;
 use regatta_core::trial::{Epoch, Group, Trial, TrialCell};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 
 use crate::pb;
 
@@ -102,6 +103,8 @@ impl From<&Workload> for pb::Workload {
             generate: workload.generate,
             batch: workload.batch,
             replicas: workload.replicas,
+            kind: workload.kind.as_str().to_owned(),
+            depth: workload.kind.depth(),
         }
     }
 }
@@ -114,8 +117,13 @@ impl TryFrom<pb::Workload> for Workload {
             pb::workload::Prompt::Seeded(p) => Prompt::Seeded { seed: p.seed, tokens: p.tokens },
             pb::workload::Prompt::Text(p) => Prompt::Text { text: p.text, tokens: p.tokens },
         };
+        let kind = match wire.kind.as_str() {
+            "" => Kind::Generate,
+            name => Kind::named(name, wire.depth)
+                .ok_or_else(|| invalid("workload.kind", "not a kind that is known here"))?,
+        };
         let (generate, batch, replicas) = (wire.generate, wire.batch, wire.replicas.max(1));
-        Ok(Self { name: parse("workload.name", &wire.name)?, prompt, generate, batch, replicas })
+        Ok(Self { name: parse("workload.name", &wire.name)?, kind, prompt, generate, batch, replicas })
     }
 }
 
@@ -136,6 +144,7 @@ impl From<&Policy> for pb::Policy {
             weights_seed: policy.weights_seed,
             exclusive: policy.exclusive.as_str().to_owned(),
             force: policy.force,
+            passes: Some(policy.passes.into()),
         }
     }
 }
@@ -162,8 +171,23 @@ impl TryFrom<pb::Policy> for Policy {
             weights_seed: wire.weights_seed,
             exclusive: exclusive(&wire.exclusive)?,
             force: wire.force,
+            passes: wire.passes.map_or(Ok(Passes::default()), passes)?,
         })
     }
+}
+
+impl From<Passes> for pb::Passes {
+    fn from(Passes { min, max, within, budget }: Passes) -> Self {
+        Self { min, max, within, budget_ns: nanoseconds(budget) }
+    }
+}
+
+fn passes(wire: pb::Passes) -> Result<Passes, WireError> {
+    let pb::Passes { min, max, within, budget_ns } = wire;
+    if min == 0 || min > max || !within.is_finite() {
+        return Err(invalid("policy.passes", "min from 1 up to max, within a finite number"));
+    }
+    Ok(Passes { min, max, within, budget: Duration::from_nanos(budget_ns) })
 }
 
 /// What a trial has to itself; a message that says nothing means the host.
@@ -310,7 +334,22 @@ pub fn cell_end(hash: CellHash, outcome: &Outcome) -> pb::CellEnd {
         state: outcome.state().to_owned(),
         kind: outcome.failure().map(|kind| kind.to_string()),
         detail: outcome.detail().unwrap_or_default().to_owned(),
+        passes: 0,
+        stop: String::new(),
     }
+}
+
+/// The same of a cell that enough worker processes have measured.
+pub fn measured_cell_end(hash: CellHash, stopped: Stopped) -> pb::CellEnd {
+    pb::CellEnd { passes: stopped.passes, stop: stopped.reason.to_string(), ..cell_end(hash, &Outcome::Ok) }
+}
+
+/// How many worker processes measured the cell and why no more, where that is said.
+pub fn stopped(end: &pb::CellEnd) -> Result<Option<Stopped>, WireError> {
+    if end.stop.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Stopped { passes: end.passes, reason: parse("cell_end.stop", &end.stop)? }))
 }
 
 impl TryFrom<pb::CellEnd> for (CellHash, Outcome) {
@@ -362,6 +401,7 @@ impl From<ScenarioBundle> for pb::ScenarioBundle {
             models: bundle.models,
             weights: bundle.weights.map(|weights| weights.to_string()),
             force: bundle.force,
+            passes: bundle.passes.map(Into::into),
         }
     }
 }
@@ -377,6 +417,7 @@ impl TryFrom<pb::ScenarioBundle> for ScenarioBundle {
             models: wire.models,
             weights: wire.weights.map(|weights| parse("scenario.weights", &weights)).transpose()?,
             force: wire.force,
+            passes: wire.passes.map(passes).transpose()?,
         })
     }
 }

@@ -7,7 +7,7 @@ pub mod convert;
 pub mod frame;
 
 /// Version of the session between agent and coordinator. A peer of another version is told which side to upgrade.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The largest message either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;

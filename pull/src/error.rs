@@ -16,7 +16,10 @@ pub enum PullError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// Nobody is reached there.
-    #[error("{host} can't be reached: {reason}")]
+    #[error(
+        "{host} can't be reached: {reason} (fix: name a mirror in HF_ENDPOINT, or weights on a disk with --from PATH; \
+         synthetic ones need no network: 'regatta models synth')"
+    )]
     Unreachable {
         /// The host.
         host: String,

@@ -2,12 +2,14 @@
 //! which samples may be counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::passes::Stopped;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey};
 use regatta_core::trial::Epoch;
@@ -76,6 +78,10 @@ pub struct CellResult {
     pub skews: BTreeMap<(Epoch, u32), u64>,
     /// How it ended. `None` while it waits or runs.
     pub outcome: Option<Outcome>,
+    /// How many worker processes measured it and why no more, where that was said.
+    pub stopped: Option<Stopped>,
+    /// Repetitions of each worker process: number `r` is of process `r / per_pass`.
+    pub per_pass: u32,
     /// What the worker said of the weights and the engine.
     pub facts: Option<WorkerFacts>,
     /// Valid samples of the epoch that counts, by repetition.
@@ -113,13 +119,15 @@ impl CellResult {
     /// that break a rule.
     pub fn new(cell: Cell, outcome: Option<Outcome>, epoch: Option<Epoch>, samples: Vec<Sample>) -> Self {
         let hash = cell.hash();
-        let generate = cell.workload.generate;
+        let workload = Arc::clone(&cell.workload);
         let mut result = Self {
             cell,
             hash,
             group: None,
             skews: BTreeMap::new(),
             outcome,
+            stopped: None,
+            per_pass: u32::MAX,
             facts: None,
             samples: vec![],
             superseded: vec![],
@@ -128,7 +136,7 @@ impl CellResult {
         let counted = epoch.or_else(|| samples.iter().map(|s| s.key.epoch).max());
         for sample in samples {
             let SampleKey { epoch, repetition, .. } = sample.key;
-            match sample.check(generate) {
+            match sample.check(&workload) {
                 Err(e) => result.reject(epoch, Some(repetition), e.to_string()),
                 Ok(()) if Some(epoch) == counted => result.samples.push(sample),
                 Ok(()) => result.superseded.push(sample),

@@ -46,6 +46,7 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     }
     let groups = Groups::new(&records, &reader.trials(id).await?, reader.begun(id).await?);
     let hosts = hosts(reader.run_devices(id).await?, &records, &workers);
+    let per_pass = record.policy.repetitions;
     let cell = |record: CellRecord| {
         let facts = facts(&record, &workers);
         let samples = samples.remove(&record.hash).unwrap_or_default();
@@ -53,7 +54,8 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
         let (group, skews) = groups.of(&record);
         let mut result = CellResult::new(record.cell, record.outcome, record.epoch, samples);
         result.rejected.extend(refused);
-        CellResult { hash: record.hash, group, skews, facts, ..result }
+        let stopped = record.stopped;
+        CellResult { hash: record.hash, group, skews, facts, stopped, per_pass, ..result }
     };
     // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
     let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();

@@ -1,19 +1,18 @@
 //! Statistics, recomputed from raw samples every time.
 //!
-//! The unit is the **repetition**: one value per repetition, and the spread between repetitions. Repetitions of one
-//! process share its memory layout and its caches, so their spread says less than that of fresh processes: an interval
-//! made from them must not be read as "another process would land here". Times between tokens are pooled over the
-//! repetitions of a cell and described by percentiles only.
+//! The unit is the **process**: one value for each worker process, the median of its repetitions. Repetitions of one process
+//! share its memory layout and its caches, so their spread says nothing about another process. Where a single process
+//! measured a cell its repetitions are shown as they are, with their spread and without an interval. Times between tokens are
+//! pooled over the repetitions of a cell and described by percentiles only.
 //!
-//! A percentile `p` of `n` sorted values is the linear interpolation at position `p · (n - 1)`, counted from 0 (type 7
-//! of Hyndman and Fan, the default of R and `NumPy`). The median is the percentile 0.5.
+//! Percentiles and intervals are those of [`regatta_core::ranks`].
+
+use std::collections::BTreeMap;
 
 use regatta_core::metrics::Metrics;
+pub use regatta_core::ranks::{Interval, MIN_FOR_CI, median, median_interval, percentile, sorted};
 use regatta_core::sample::Sample;
 use serde::Serialize;
-
-/// Values below this count give no confidence interval: the whole range of five covers only 93.75 %.
-pub const MIN_FOR_CI: usize = 6;
 
 /// Times between tokens below this count give no 99th percentile: it would be the maximum by another name.
 pub const MIN_FOR_P99: usize = 100;
@@ -45,17 +44,6 @@ pub struct Summary {
     pub ci: Option<Interval>,
 }
 
-/// An interval between two order statistics that covers the true median.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Interval {
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-    /// How often such an interval covers the true median, 0 to 1; at least 0.95.
-    pub confidence: f64,
-}
-
 impl Summary {
     /// Describes `values`; `None` without any finite one.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
@@ -84,54 +72,6 @@ impl Summary {
     pub fn relative_mad(&self) -> f64 {
         if self.median == 0.0 { 0.0 } else { self.mad / self.median }
     }
-}
-
-/// Finite values in ascending order.
-pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-/// The percentile `p` (0 to 1) of values in ascending order; NaN for none. See the module's text for the definition.
-pub fn percentile(sorted: &[f64], p: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
-    let position = p.clamp(0.0, 1.0) * last as f64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= position <= last")]
-    let below = position.floor() as usize;
-    let above = (below + 1).min(last);
-    let (low, high) = (sorted[below], sorted[above]);
-    // Never outside of the two, whatever the rounding.
-    (low + (high - low) * (position - below as f64)).clamp(low, high)
-}
-
-/// The order statistics, counted from 1, that enclose the median of `n` values with at least 95 % confidence, and that
-/// confidence; `None` where even the whole range falls short.
-///
-/// Each value is below the true median with probability 1/2, so the interval from rank `l` to rank `n + 1 - l` misses
-/// it with probability `2 · P(Binomial(n, 1/2) < l)`.
-pub fn median_ranks(n: usize) -> Option<(usize, usize, f64)> {
-    if n < MIN_FOR_CI {
-        return None;
-    }
-    let mut best = None;
-    let mut ln_choose = 0.0;
-    let mut tail = 0.0;
-    for below in 0..n / 2 {
-        tail += (ln_choose - n as f64 * std::f64::consts::LN_2).exp();
-        let confidence = 1.0 - 2.0 * tail;
-        if confidence < 0.95 {
-            break;
-        }
-        best = Some((below + 1, n - below, confidence));
-        ln_choose += ((n - below) as f64).ln() - ((below + 1) as f64).ln();
-    }
-    best
-}
-
-fn median_interval(sorted: &[f64]) -> Option<Interval> {
-    let (low, high, confidence) = median_ranks(sorted.len())?;
-    Some(Interval { low: sorted[low - 1], high: sorted[high - 1], confidence })
 }
 
 /// Geometric mean of positive values; `None` without any.
@@ -187,9 +127,9 @@ impl Intervals {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Repetition {
     /// Time to first token, in milliseconds.
-    pub ttft_ms: f64,
+    pub ttft_ms: Option<f64>,
     /// Prompt tokens per second.
-    pub prefill_rate: f64,
+    pub prefill_rate: Option<f64>,
     /// Generated tokens per second, the first left out.
     pub decode_rate: Option<f64>,
     /// Time per output token, in milliseconds.
@@ -209,7 +149,7 @@ impl Repetition {
     pub fn of(sample: &Sample) -> Self {
         let metrics = Metrics::of(sample);
         Self {
-            ttft_ms: ms(metrics.ttft_ns),
+            ttft_ms: metrics.ttft_ns.map(ms),
             prefill_rate: metrics.prefill_rate,
             decode_rate: metrics.decode_rate,
             tpot_ms: metrics.tpot_ns.map(|ns| ns / NS_PER_MS),
@@ -226,6 +166,8 @@ impl Repetition {
 pub struct CellStats {
     /// Counted repetitions.
     pub n: usize,
+    /// Worker processes that they are of.
+    pub processes: usize,
     /// Time to first token, in milliseconds.
     pub ttft_ms: Option<Summary>,
     /// Prompt tokens per second.
@@ -245,22 +187,41 @@ pub struct CellStats {
 }
 
 impl CellStats {
-    /// Describes the counted samples of a cell.
-    pub fn of(samples: &[Sample]) -> Self {
-        let reps: Vec<Repetition> = samples.iter().map(Repetition::of).collect();
+    /// Values behind each summary: worker processes, or the repetitions of a single one.
+    pub fn values(&self) -> usize {
+        if self.processes > 1 { self.processes } else { self.n }
+    }
+
+    /// Describes the counted samples of a cell; number `r` was measured by process `r / per_pass`.
+    pub fn of(samples: &[Sample], per_pass: u32) -> Self {
+        let mut processes = BTreeMap::<u32, Vec<Repetition>>::new();
+        for sample in samples {
+            processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(Repetition::of(sample));
+        }
+        let processes: Vec<Vec<Repetition>> = processes.into_values().collect();
+        let reps = || processes.iter().flatten();
         let all_itl = samples.iter().flat_map(|s| Metrics::of(s).itl_ns).map(ms);
         Self {
-            n: reps.len(),
-            ttft_ms: Summary::of(reps.iter().map(|r| r.ttft_ms)),
-            prefill_rate: Summary::of(reps.iter().map(|r| r.prefill_rate)),
-            decode_rate: Summary::of(reps.iter().filter_map(|r| r.decode_rate)),
-            tpot_ms: Summary::of(reps.iter().filter_map(|r| r.tpot_ms)),
-            end_to_end_ms: Summary::of(reps.iter().map(|r| r.end_to_end_ms)),
+            n: samples.len(),
+            processes: processes.len(),
+            ttft_ms: summary(&processes, |r| r.ttft_ms),
+            prefill_rate: summary(&processes, |r| r.prefill_rate),
+            decode_rate: summary(&processes, |r| r.decode_rate),
+            tpot_ms: summary(&processes, |r| r.tpot_ms),
+            end_to_end_ms: summary(&processes, |r| Some(r.end_to_end_ms)),
             itl_ms: Intervals::of(all_itl),
-            load_ms: Summary::of(reps.iter().map(|r| r.load_ms)),
-            peak_rss_mib: reps.iter().filter_map(|r| r.peak_rss_mib).reduce(f64::max),
+            load_ms: summary(&processes, |r| Some(r.load_ms)),
+            peak_rss_mib: reps().filter_map(|r| r.peak_rss_mib).reduce(f64::max),
         }
     }
+}
+
+/// The medians of several processes; or the repetitions of a single one, without an interval.
+fn summary(processes: &[Vec<Repetition>], of: fn(&Repetition) -> Option<f64>) -> Option<Summary> {
+    if let [single] = processes {
+        return Summary::of(single.iter().filter_map(of)).map(|summary| Summary { ci: None, ..summary });
+    }
+    Summary::of(processes.iter().filter_map(|reps| median(&sorted(reps.iter().filter_map(of)))))
 }
 
 /// Nanoseconds as milliseconds.
@@ -296,30 +257,7 @@ mod tests {
         assert_eq!(Summary::of([]), None);
         assert_eq!(Summary::of([f64::NAN, f64::INFINITY]), None);
         assert_eq!(Intervals::of([]), None);
-        assert_eq!(CellStats::of(&[]), CellStats::default());
-    }
-
-    #[test]
-    fn percentiles_interpolate_between_order_statistics() {
-        let values: Vec<f64> = (0..=100).map(f64::from).collect();
-        assert!(close(percentile(&values, 0.99), 99.0));
-        assert!(close(percentile(&values, 0.905), 90.5));
-        assert!(close(percentile(&[3.0], 0.9), 3.0));
-        assert!(percentile(&[], 0.5).is_nan());
-    }
-
-    #[test]
-    fn median_intervals_use_the_exact_binomial_ranks() {
-        assert_eq!(median_ranks(5), None);
-        for (n, low, high, confidence) in
-            [(6, 1, 6, 0.968_75), (10, 2, 9, 0.978_516), (15, 4, 12, 0.964_844), (20, 6, 15, 0.958_611)]
-        {
-            let (l, h, c) = median_ranks(n).unwrap();
-            assert_eq!((l, h), (low, high), "n = {n}");
-            assert!((c - confidence).abs() < 1e-6, "n = {n}: {c}");
-        }
-        let s = Summary::of((1..=10).map(f64::from)).unwrap();
-        assert_eq!(s.ci.map(|ci| (ci.low, ci.high)), Some((2.0, 9.0)));
+        assert_eq!(CellStats::of(&[], 1), CellStats::default());
     }
 
     #[test]
@@ -347,13 +285,6 @@ mod tests {
             if let Some(ci) = s.ci {
                 prop_assert!(s.min <= ci.low && ci.low <= s.median && s.median <= ci.high && ci.high <= s.max);
             }
-        }
-
-        #[test]
-        fn ranks_are_symmetric_and_cover_enough(n in 6usize..3000) {
-            let (low, high, confidence) = median_ranks(n).unwrap();
-            prop_assert_eq!(low + high, n + 1);
-            prop_assert!((0.95..1.0).contains(&confidence));
         }
 
         #[test]

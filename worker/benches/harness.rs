@@ -12,7 +12,7 @@ use regatta_core::flag::Flags;
 use regatta_core::policy::{Policy, Warmup};
 use regatta_core::sample::Sample;
 use regatta_core::trial::Epoch;
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_worker::argmax::argmax;
 use regatta_worker::backend::Backend;
 use regatta_worker::backend::fake::{Fake, Script};
@@ -46,6 +46,7 @@ fn tokens(criterion: &mut Criterion) {
 fn repetitions(count: u64) -> Duration {
     let mut fake = Fake::new(Script::INSTANT);
     let workload = Workload {
+        kind: Kind::Generate,
         name: "bench".parse().unwrap(),
         prompt: Prompt::Seeded { seed: 1, tokens: 8 },
         generate: TOKENS,
@@ -56,6 +57,7 @@ fn repetitions(count: u64) -> Duration {
     let warmup = Warmup { min_repetitions: 1, max_repetitions: 1, ..Warmup::default() };
     let policy = Policy { repetitions: u32::try_from(count).unwrap(), warmup, ..Policy::default() };
     let conditions = Conditions {
+        pass: 0,
         cell: CellHash(Digest::of(b"bench")),
         epoch: Epoch(1),
         policy: &policy,

@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let ids = Tokenizer::of_artifact(&folder, format)?.context("the artifact has no tokenizer")?.encode(&prompt)?;
     let load = Load { backend: engine, device: DeviceId::CPU, artifact, folder, threads: cpu::default_threads() };
     let mut backend = backend::load(&load)?;
-    let plan = Plan { name: "check".to_owned(), batch: 1, prompt: u32::try_from(ids.len())?, generate };
+    let plan = Plan { name: "check".to_owned(), batch: 1, prompt: u32::try_from(ids.len())?, generate, depth: 0 };
     let mut session = backend.open(&plan)?;
     session.reset()?;
     session.prefill(std::slice::from_ref(&ids))?;

@@ -17,7 +17,7 @@ use regatta_core::metrics::Metrics;
 use regatta_core::policy::Policy;
 use regatta_core::sample::Sample;
 use regatta_core::trial::Epoch;
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_worker::backend::{Load, load};
 use regatta_worker::measure::{Conditions, Halt, Observer, measure};
 use regatta_worker::prompt::Input;
@@ -33,8 +33,11 @@ impl Observer for Printer {
     fn measured(&mut self, sample: Sample) -> Result<(), Halt> {
         let metrics = Metrics::of(&sample);
         let decode = metrics.decode_rate.unwrap_or_default();
-        let ttft = std::time::Duration::from_nanos(metrics.ttft_ns);
-        let line = format!("prefill {:.1} t/s, decode {decode:.1} t/s, TTFT {ttft:?}", metrics.prefill_rate);
+        let ttft = std::time::Duration::from_nanos(metrics.ttft_ns.unwrap_or_default());
+        let line = format!(
+            "prefill {:.1} t/s, decode {decode:.1} t/s, TTFT {ttft:?}",
+            metrics.prefill_rate.unwrap_or_default()
+        );
         writeln!(std::io::stdout(), "{line}").map_err(|_| Halt::Disconnected)
     }
 }
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
         load(&Load { backend, device: DeviceId::CPU, artifact, folder, threads: cpu::default_threads() })?;
     writeln!(std::io::stdout(), "{:?}", backend.info())?;
     let workload = Workload {
+        kind: Kind::Generate,
         name: "speed".parse()?,
         prompt: Prompt::Seeded { seed: 1, tokens: number(3, 64)? },
         generate: number(4, 64)?,
@@ -65,6 +69,7 @@ fn main() -> Result<()> {
     let input = Input::new(&workload, backend.limits(), None)?;
     let policy = Policy::default();
     let conditions = Conditions {
+        pass: 0,
         cell: CellHash(Digest::of(b"speed")),
         epoch: Epoch(0),
         policy: &policy,

@@ -2,8 +2,9 @@
 //!
 //! A [`Backend`] is a loaded model on a device. For each cell it opens a [`Session`], whose key/value cache is sized for
 //! that cell, and the timing loop drives the session: `reset`, `prefill`, `sample`, then `decode` and `sample` for each
-//! further token. Two contracts make times comparable across engines: `prefill` returns when the device is done, not
-//! when work is enqueued; `sample` returns when the token ids are in host memory.
+//! further token; or `decode` and `wait` where steps alone are timed. Two contracts make times comparable across engines:
+//! `prefill` and `wait` return when the device is done, not when work is enqueued; `sample` returns when the token ids are in
+//! host memory.
 
 #[cfg(feature = "candle")]
 pub mod candle;
@@ -19,6 +20,7 @@ use regatta_core::artifact::ArtifactRef;
 use regatta_core::backend::BackendKind;
 use regatta_core::device::DeviceId;
 use regatta_core::failure::FailureKind;
+use regatta_core::preflight;
 
 /// What went wrong in an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +72,10 @@ pub struct Limits {
     pub context: u32,
 }
 
+/// Tokens of each sequence that are fed at a time until the depth of a cell is reached. Not timed.
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+pub const DEPTH_STEP: u32 = preflight::DEPTH_STEP as u32;
+
 /// The size of a cell's work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -81,12 +87,19 @@ pub struct Plan {
     pub prompt: u32,
     /// Tokens to generate for each sequence.
     pub generate: u32,
+    /// Tokens that each sequence holds before the clock starts.
+    pub depth: u32,
 }
 
 impl Plan {
     /// Positions that each sequence needs in the key/value cache.
     pub fn positions(&self) -> u32 {
-        self.prompt.saturating_add(self.generate)
+        self.depth.saturating_add(self.prompt).saturating_add(self.generate)
+    }
+
+    /// Tokens that are fed to each sequence at once, at most.
+    pub fn fed(&self) -> u32 {
+        self.prompt.max(self.depth.min(DEPTH_STEP)).max(1)
     }
 }
 
@@ -104,8 +117,11 @@ pub trait Backend {
 
 /// A model with a key/value cache for one cell.
 pub trait Session {
-    /// Forgets all tokens. Not timed.
+    /// Forgets all tokens, or those since [`keep`](Self::keep). Not timed.
     fn reset(&mut self) -> Result<(), BackendError>;
+
+    /// From here on `reset` comes back to the tokens that are held now. Not timed.
+    fn keep(&mut self) -> Result<(), BackendError>;
 
     /// Feeds one prompt to each sequence, all of the same length, after what they already hold. Returns when the device
     /// is done and the logits of the last positions are ready.
@@ -116,6 +132,9 @@ pub trait Session {
 
     /// Feeds one token to each sequence.
     fn decode(&mut self, tokens: &[u32]) -> Result<(), BackendError>;
+
+    /// Returns when the device has done all that it was given.
+    fn wait(&mut self) -> Result<(), BackendError>;
 
     /// The logits of a sequence's last position. For checks, not for timing.
     fn logits(&self, sequence: usize) -> Result<Vec<f32>, BackendError>;

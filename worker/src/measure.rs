@@ -19,7 +19,7 @@ use regatta_core::policy::{Policy, Warmup};
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::trial::Epoch;
 
-use crate::backend::{BackendError, Session};
+use crate::backend::{BackendError, DEPTH_STEP, Session};
 use crate::process;
 use crate::prompt::Input;
 use crate::tokenizer::Tokenizer;
@@ -62,6 +62,8 @@ pub struct Conditions<'a> {
     pub cell: CellHash,
     /// The lease.
     pub epoch: Epoch,
+    /// Which of the trial's passes this process is: its repetitions are numbered on from those of the ones before.
+    pub pass: u32,
     /// How to measure.
     pub policy: &'a Policy,
     /// Time to load the model, in nanoseconds.
@@ -82,8 +84,10 @@ pub fn measure(
 ) -> Result<(), Halt> {
     let mut record = Record::new(input);
     let mut first = None;
+    fill(session, input)?;
     let warm = warm_up(session, input, tokenizer, &conditions.policy.warmup, &mut record, observer, &mut first)?;
-    for repetition in 0..conditions.policy.repetitions {
+    let before = conditions.pass.saturating_mul(conditions.policy.repetitions);
+    for repetition in before..before.saturating_add(conditions.policy.repetitions) {
         session.reset()?;
         observer.begins(repetition)?;
         let started_at = execute(session, input, tokenizer, &mut record)?;
@@ -92,6 +96,22 @@ pub fn measure(
         observer.measured(sample)?;
     }
     Ok(())
+}
+
+/// Puts into the cache what is to be there before the clock starts, once: each reset comes back to it.
+fn fill(session: &mut dyn Session, input: &Input<'_>) -> Result<(), BackendError> {
+    let depth = input.plan.depth as usize;
+    if depth == 0 {
+        return Ok(());
+    }
+    session.reset()?;
+    let step = DEPTH_STEP as usize;
+    for start in (0..depth).step_by(step) {
+        let end = (start + step).min(depth);
+        let pieces: Vec<_> = input.depth.iter().map(|ids| ids[start..end].to_vec()).collect();
+        session.prefill(&pieces)?;
+    }
+    session.keep()
 }
 
 /// The cell's first repetition in this process.
@@ -177,7 +197,7 @@ struct Record {
     end: u64,
     /// Token ids as they come: step after step, in each step sequence after sequence.
     steps: Vec<u32>,
-    /// Token ids as they are stored: sequence after sequence.
+    /// Token ids as they are stored: sequence after sequence. Empty where none are chosen.
     output: Vec<u32>,
     batch: usize,
 }
@@ -185,14 +205,15 @@ struct Record {
 impl Record {
     fn new(input: &Input<'_>) -> Self {
         let (batch, generate) = (input.plan.batch as usize, input.plan.generate as usize);
+        let chosen = if input.steps.is_empty() { batch * generate } else { 0 };
         Self {
             tokenized: 0,
             prefill_start: 0,
             prefill_done: 0,
             tokens: vec![0; generate],
             end: 0,
-            steps: vec![0; batch * generate],
-            output: vec![0; batch * generate],
+            steps: vec![0; chosen],
+            output: vec![0; chosen],
             batch,
         }
     }
@@ -214,7 +235,10 @@ fn execute(
 ) -> Result<Timestamp, BackendError> {
     let started_at = Timestamp::now();
     let start = Instant::now();
-    if let Some(ids) = input.ids() {
+    if input.plan.prompt == 0 {
+        record.tokenized = 0;
+        step(session, &input.steps, start, record)?;
+    } else if let Some(ids) = input.ids() {
         record.tokenized = 0;
         generate(session, ids, start, record)?;
     } else {
@@ -248,13 +272,25 @@ fn generate(
     Ok(())
 }
 
+/// Steps alone, each with a token that was chosen before, and one wait for the device after each.
+fn step(session: &mut dyn Session, steps: &[u32], start: Instant, record: &mut Record) -> Result<(), BackendError> {
+    record.prefill_start = nanoseconds(start);
+    record.prefill_done = record.prefill_start;
+    for (tokens, time) in steps.chunks_exact(record.batch).zip(&mut record.tokens) {
+        session.decode(tokens)?;
+        session.wait()?;
+        *time = nanoseconds(start);
+    }
+    Ok(())
+}
+
 /// Turns the output into text where there is a tokenizer, and takes the last time.
 fn finish(tokenizer: Option<&Tokenizer>, start: Instant, record: &mut Record) -> Result<(), BackendError> {
     let last = record.tokens.last().copied().unwrap_or(record.prefill_done);
     record.transpose();
     let generate = record.tokens.len();
     record.end = match tokenizer {
-        Some(tokenizer) if generate > 0 => {
+        Some(tokenizer) if generate > 0 && !record.output.is_empty() => {
             for output in record.output.chunks_exact(generate) {
                 tokenizer.decode(output).map_err(BackendError::engine)?;
             }

@@ -1,6 +1,7 @@
 //! Prompts: from a workload to token ids, the same on every backend and platform.
 
 use regatta_core::digest::Digest;
+use regatta_core::random::SplitMix;
 use regatta_core::workload::{Prompt, Workload};
 
 use crate::backend::{BackendError, Limits, Plan};
@@ -14,6 +15,10 @@ const FIRST_ID: u32 = 3;
 #[derive(Debug)]
 pub struct Input<'a> {
     source: Source<'a>,
+    /// What each sequence holds before the clock starts.
+    pub(crate) depth: Vec<Vec<u32>>,
+    /// Where steps alone are timed: the token that each sequence is fed in each, step after step. Else empty.
+    pub(crate) steps: Vec<u32>,
     /// The size of the work.
     pub plan: Plan,
     /// Hash of the token ids of all sequences, one after the other.
@@ -29,6 +34,40 @@ enum Source<'a> {
 impl<'a> Input<'a> {
     /// Makes a workload ready for a model; refuses what doesn't fit it.
     pub fn new(workload: &'a Workload, limits: Limits, tokenizer: Option<&'a Tokenizer>) -> Result<Self, BackendError> {
+        if workload.kind.is_kernel() {
+            Self::kernel(workload, limits)
+        } else {
+            Self::generate(workload, limits, tokenizer)
+        }
+    }
+
+    /// Forward passes alone: all token ids are made up, those before the clock starts, those of the prompt and those of the
+    /// steps, one after the other from one stream.
+    fn kernel(workload: &Workload, limits: Limits) -> Result<Self, BackendError> {
+        let (depth, batch) = (workload.kind.depth(), workload.batch.max(1));
+        let Prompt::Seeded { seed, tokens } = workload.prompt else {
+            return Err(BackendError::unsupported("forward passes are timed with made-up token ids, not with a text"));
+        };
+        let plan = Plan { name: workload.name.to_string(), batch, prompt: tokens, generate: workload.generate, depth };
+        check_size(&plan, limits)?;
+        let all = seeded(seed, plan.positions(), batch, limits.vocab)?;
+        let digest = Digest::of_tokens(&all.concat());
+        let (start, end) = (depth as usize, (depth + tokens) as usize);
+        let steps = (end..plan.positions() as usize).flat_map(|at| all.iter().map(move |ids| ids[at])).collect();
+        Ok(Self {
+            source: Source::Ids(all.iter().map(|ids| ids[start..end].to_vec()).collect()),
+            depth: if depth == 0 { Vec::new() } else { all.iter().map(|ids| ids[..start].to_vec()).collect() },
+            steps,
+            plan,
+            digest,
+        })
+    }
+
+    fn generate(
+        workload: &'a Workload,
+        limits: Limits,
+        tokenizer: Option<&'a Tokenizer>,
+    ) -> Result<Self, BackendError> {
         let batch = workload.batch.max(1);
         let (source, prompts) = match &workload.prompt {
             Prompt::Seeded { seed, tokens } => {
@@ -50,10 +89,10 @@ impl<'a> Input<'a> {
                 limits.vocab
             )));
         }
-        let plan = Plan { name: workload.name.to_string(), batch, prompt, generate: workload.generate };
+        let plan = Plan { name: workload.name.to_string(), batch, prompt, generate: workload.generate, depth: 0 };
         check_size(&plan, limits)?;
         let digest = Digest::of_tokens(&prompts.concat());
-        Ok(Self { source, plan, digest })
+        Ok(Self { source, depth: Vec::new(), steps: Vec::new(), plan, digest })
     }
 
     /// The token ids, where they don't come from a text.
@@ -81,12 +120,13 @@ fn no_tokenizer() -> BackendError {
 }
 
 fn check_size(plan: &Plan, limits: Limits) -> Result<(), BackendError> {
-    if plan.prompt == 0 {
-        return Err(BackendError::unsupported("the prompt has no tokens"));
+    if plan.prompt == 0 && plan.generate == 0 {
+        return Err(BackendError::unsupported("there is nothing to time: no prompt and no tokens to generate"));
     }
     if plan.positions() > limits.context {
+        let depth = if plan.depth == 0 { String::new() } else { format!("{} tokens in the cache, ", plan.depth) };
         return Err(BackendError::unsupported(format!(
-            "{} prompt tokens and {} generated ones need {} positions; this model on this engine has {}",
+            "{depth}{} prompt tokens and {} generated ones need {} positions; this model on this engine has {}",
             plan.prompt,
             plan.generate,
             plan.positions(),
@@ -117,34 +157,36 @@ pub fn seeded(seed: u64, tokens: u32, batch: u32, vocab: u32) -> Result<Vec<Vec<
         return Err(BackendError::unsupported(format!("a vocabulary of {vocab} leaves no ids for a seeded prompt")));
     }
     let sequence = |b: u32| {
-        let mut stream = SplitMix(SplitMix(seed).next().wrapping_add(u64::from(b)));
+        let mut stream = SplitMix(SplitMix(seed).draw().wrapping_add(u64::from(b)));
         (0..tokens).map(|_| FIRST_ID + stream.below(ids)).collect()
     };
     Ok((0..batch).map(sequence).collect())
 }
 
-/// `SplitMix64`: a published generator in four lines, so that a prompt never changes with a library's version.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`, as the high half of a product.
-    fn below(&mut self, limit: u32) -> u32 {
-        let high = ((self.next() >> 32) * u64::from(limit)) >> 32;
-        u32::try_from(high).unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use regatta_core::workload::Kind;
+
     use super::*;
+
+    #[test]
+    fn forward_passes_get_ids_from_one_stream_depth_first() {
+        let limits = Limits { vocab: 100, context: 128 };
+        let prompt = Prompt::Seeded { seed: 1, tokens: 3 };
+        let kind = Kind::Prefill { depth: 2 };
+        let prefill = Workload { name: "w".parse().unwrap(), kind, prompt, generate: 0, batch: 2, replicas: 1 };
+        let prompt = Prompt::Seeded { seed: 1, tokens: 0 };
+        let kind = Kind::Decode { depth: 2 };
+        let decode = Workload { kind, prompt, generate: 3, ..prefill.clone() };
+        let all = seeded(1, 5, 2, 100).unwrap();
+        let [prefill, decode] = [&prefill, &decode].map(|workload| Input::new(workload, limits, None).unwrap());
+        assert_eq!(prefill.ids().unwrap(), [&all[0][2..], &all[1][2..]]);
+        assert_eq!(prefill.depth, [&all[0][..2], &all[1][..2]]);
+        assert!(prefill.steps.is_empty());
+        assert_eq!(decode.depth, prefill.depth);
+        assert_eq!(decode.steps, [all[0][2], all[1][2], all[0][3], all[1][3], all[0][4], all[1][4]]);
+        assert_eq!((decode.plan.prompt, decode.plan.positions()), (0, 5));
+    }
 
     #[test]
     fn a_seeded_prompt_never_changes() {
@@ -170,6 +212,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said_in_numbers() {
         let workload = Workload {
+            kind: Kind::Generate,
             name: "w".parse().unwrap(),
             prompt: Prompt::Seeded { seed: 1, tokens: 100 },
             generate: 29,
@@ -185,7 +228,8 @@ mod tests {
     #[test]
     fn a_text_without_a_tokenizer_is_refused() {
         let prompt = Prompt::Text { text: "Hello".to_owned(), tokens: None };
-        let workload = Workload { name: "w".parse().unwrap(), prompt, generate: 1, batch: 1, replicas: 1 };
+        let workload =
+            Workload { kind: Kind::Generate, name: "w".parse().unwrap(), prompt, generate: 1, batch: 1, replicas: 1 };
         let error = Input::new(&workload, Limits { vocab: 100, context: 128 }, None).unwrap_err();
         assert!(error.detail.contains("tokenizer"), "{error}");
     }

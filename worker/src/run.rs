@@ -82,6 +82,7 @@ enum Order {
 struct Assignment {
     trial: Trial,
     epoch: Epoch,
+    pass: u32,
     folder: PathBuf,
     threads: u32,
 }
@@ -119,7 +120,8 @@ fn read_assignment() -> Result<Assignment, RunError> {
     let Some(to_worker::Message::Start(start)) = first.message else { return Err(RunError::NotATrial) };
     let trial: Trial = start.trial.ok_or(WireError::Missing("trial"))?.try_into()?;
     let threads = trial.policy.threads.unwrap_or_else(cpu::default_threads).max(1);
-    Ok(Assignment { trial, epoch: Epoch(start.epoch), folder: start.artifact_dir.into(), threads })
+    let (epoch, pass) = (Epoch(start.epoch), start.pass);
+    Ok(Assignment { trial, epoch, pass, folder: start.artifact_dir.into(), threads })
 }
 
 /// Passes orders on until standard input closes.
@@ -338,6 +340,7 @@ impl Loaded {
         let conditions = Conditions {
             cell: cell.hash,
             epoch: assignment.epoch,
+            pass: assignment.pass,
             policy: &assignment.trial.policy,
             load_ns: self.load_ns,
             threads: self.info.threads,

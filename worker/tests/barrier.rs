@@ -15,7 +15,7 @@ use regatta_core::failure::FailureKind;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::policy::{Policy, Warmup};
 use regatta_core::trial::{Group, Trial, TrialCell};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_proto::frame;
 use regatta_proto::pb;
 use regatta_proto::pb::from_worker::Message as Said;
@@ -43,7 +43,7 @@ impl Worker {
         let (orders, frames) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut worker = Self { child, orders, frames };
         let artifact_dir = Path::new("nowhere").display().to_string();
-        worker.order(Order::Start(pb::StartTrial { trial: Some(trial.into()), epoch: 1, artifact_dir }));
+        worker.order(Order::Start(pb::StartTrial { trial: Some(trial.into()), epoch: 1, artifact_dir, pass: 0 }));
         worker
     }
 
@@ -92,6 +92,7 @@ fn replica(workloads: &[&str]) -> Trial {
     let cell = |name: &&str| TrialCell {
         hash: CellHash(Digest::of(name.as_bytes())),
         workload: Arc::new(Workload {
+            kind: Kind::Generate,
             name: name.parse().unwrap(),
             prompt: Prompt::Seeded { seed: 4, tokens: 8 },
             generate: 4,

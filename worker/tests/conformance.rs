@@ -11,12 +11,12 @@ use regatta_core::artifact::{Format, Precision, Weights};
 use regatta_core::backend::BackendKind::{self, Candle, LlamaCpp};
 use regatta_core::failure::FailureKind;
 use regatta_core::model::{BUILT_IN_MODELS, Model, Shape, parse_manifest};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_models::gguf::{self, GgmlType};
 use regatta_models::library::Library;
 use regatta_worker::artifacts;
 use regatta_worker::backend::fake::Script;
-use regatta_worker::backend::{Backend, Limits, fake};
+use regatta_worker::backend::{Backend, Limits, Plan, fake};
 use regatta_worker::prompt::{Input, seeded};
 use regatta_worker::tokenizer::Tokenizer;
 use support::{Harbour, VOCAB, distance, generate, llama, load_from, logits, mistral, model, plan, tied};
@@ -97,6 +97,38 @@ fn feeding_bit_by_bit_is_the_same(name: &str, backend: &mut dyn Backend, prompt:
     }
     let apart = distance(&at_once, &session.logits(0).unwrap());
     assert!(apart < 0.05, "{name}: token by token gives logits {apart} apart");
+}
+
+#[test]
+fn a_reset_comes_back_to_what_was_kept() {
+    let harbour = Harbour::new();
+    let all = seeded(3, 40, 1, VOCAB).unwrap();
+    let (depth, prompt) = ([all[0][..24].to_vec()], [all[0][24..].to_vec()]);
+    for (name, mut backend) in everyone(&harbour) {
+        let whole = generate(&mut *backend, &all, 6);
+        let mut expected = None;
+        let mut session = backend.open(&Plan { depth: 24, ..plan(1, 16, 6) }).unwrap();
+        session.reset().unwrap();
+        session.prefill(&depth).unwrap();
+        session.keep().unwrap();
+        for round in 0..3 {
+            session.reset().unwrap();
+            session.prefill(&prompt).unwrap();
+            let mut output = vec![0; 6];
+            for step in 0..6 {
+                if step > 0 {
+                    session.decode(&[output[step - 1]]).unwrap();
+                    session.wait().unwrap();
+                }
+                session.sample(&mut output[step..=step]).unwrap();
+            }
+            assert_eq!(*expected.get_or_insert(output.clone()), output, "{name}, round {round}");
+            // The fake's tokens depend on the prompt alone, and quantised products round by how much is fed at once.
+            assert!(name.starts_with("fake") || output[0] == whole[0][0], "{name}: {output:?} {whole:?}");
+        }
+        drop(session);
+        assert_eq!(generate(&mut *backend, &all, 6), whole, "{name}: the next cell begins with an empty cache");
+    }
 }
 
 #[test]
@@ -321,7 +353,8 @@ fn every_format_gives_the_same_prompt(tokenizers: &[Tokenizer]) {
     let limits = Limits { vocab: 49_152, context: 2048 };
     for text in texts {
         let prompt = Prompt::Text { text, tokens: Some(64) };
-        let workload = Workload { name: "w".parse().unwrap(), prompt, generate: 1, batch: 2, replicas: 1 };
+        let workload =
+            Workload { kind: Kind::Generate, name: "w".parse().unwrap(), prompt, generate: 1, batch: 2, replicas: 1 };
         let digests = tokenizers.iter().map(|t| Input::new(&workload, limits, Some(t)).unwrap().digest);
         let digests: BTreeSet<_> = digests.collect();
         assert_eq!(digests.len(), 1, "{workload:?}");

@@ -23,7 +23,7 @@ use regatta_core::policy::{Policy, Warmup};
 use regatta_core::sample::Sample;
 use regatta_core::trial::{Trial, TrialCell};
 use regatta_core::worker::{SimdLevel, WORKER_PROTOCOL, WorkerInfo};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_proto::frame::{self, FrameError};
 use regatta_proto::pb::{self, from_worker, to_worker};
 use support::{Harbour, llama, model};
@@ -59,6 +59,7 @@ impl Worker {
             trial: Some(trial.into()),
             epoch: 5,
             artifact_dir: folder.to_str().unwrap().to_owned(),
+            pass: 0,
         }));
         worker
     }
@@ -105,6 +106,7 @@ fn trial(backend: BackendKind, workloads: &[&str]) -> Trial {
     let cell = |name: &&str| TrialCell {
         hash: CellHash(Digest::of(name.as_bytes())),
         workload: Arc::new(Workload {
+            kind: Kind::Generate,
             name: name.parse().unwrap(),
             prompt: Prompt::Seeded { seed: 4, tokens: 8 },
             generate: 4,
@@ -188,7 +190,7 @@ fn a_trial_is_told_frame_by_frame() {
     assert_eq!(kinds, expected);
     let samples = samples(&messages);
     for (i, sample) in samples.iter().enumerate() {
-        sample.check(4).unwrap();
+        sample.check_itself(4).unwrap();
         assert_eq!((sample.key.repetition as usize, sample.key.epoch.0, sample.batch), (i % 3, 5, 2));
         assert!(sample.flags.contains(&Flag::FakeBackend) && sample.flags.contains(&Flag::SyntheticWeights));
         assert!(sample.peak_rss_bytes.is_some() == cfg!(target_os = "linux"));
@@ -250,7 +252,7 @@ fn bad_frames_are_seen_as_such() {
 fn broken_samples_break_their_rules() {
     for name in ["fault-order", "fault-count"] {
         let (messages, ..) = fake(&[name]);
-        let checks: Vec<bool> = samples(&messages).iter().map(|sample| sample.check(4).is_ok()).collect();
+        let checks: Vec<bool> = samples(&messages).iter().map(|sample| sample.check_itself(4).is_ok()).collect();
         assert_eq!(checks, [true, false, true], "{name}");
     }
 }
@@ -331,7 +333,7 @@ fn engines_measure_synthetic_weights_through_the_same_frames() {
         assert!(error.is_none() && ended.status.success(), "{error:?} {}", ended.stderr);
         println!("{backend}: {:?}\n{}", messages[0], ended.stderr);
         for sample in samples(&messages) {
-            sample.check(4).unwrap();
+            sample.check_itself(4).unwrap();
             assert!(!sample.flags.contains(&Flag::OutputChanged));
             assert_eq!(sample.threads, 2);
             outputs.push((sample.prompt_digest, sample.output));

@@ -1,10 +1,12 @@
 //! One trial, from its assignment to its finish mark in the spool.
 //!
-//! A fresh worker process measures the cells one after the other; each sample is on disk before the worker goes on. When
+//! A fresh worker process measures the cells one after the other; each sample is on disk before the worker goes on. Where the
+//! policy asks for several passes, more processes follow, until every cell has been measured by enough of them ([`course`]). When
 //! a worker dies, hangs or talks nonsense, the cell in hand ends with that outcome and another fresh worker goes on with
 //! the next one: **one bad cell never ends a trial**. When the model itself can't be loaded, no cell can be measured, and
 //! all that are left end with that outcome.
 
+mod course;
 pub(crate) mod lease;
 mod pass;
 mod verdict;
@@ -19,12 +21,13 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
 use regatta_core::trial::{Epoch, Trial};
-use regatta_proto::convert::cell_end;
+use regatta_proto::convert::{cell_end, measured_cell_end};
 use regatta_proto::frame::FrameError;
 use regatta_proto::pb::{self, to_worker, trial_record};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use self::course::Course;
 use self::lease::Lease;
 use self::pass::{Pass, Phase, Step};
 use self::verdict::Cut;
@@ -74,7 +77,8 @@ pub(crate) struct Context {
 /// Measures a trial. `stop` may change at any time.
 pub(crate) async fn run(context: &Context, trial: Trial, epoch: Epoch, stop: watch::Receiver<Stop>) -> End {
     let key = TrialKey { trial: trial.id.clone(), epoch };
-    let mut run = Run { context, trial, key, stop, ended: 0, has_facts: false };
+    let course = Course::new(&trial);
+    let mut run = Run { context, trial, key, stop, course, began: Instant::now(), has_facts: false };
     let end = match run.measure().await {
         Ok(()) => End::Finished,
         Err(Released(reason)) => End::Released(reason),
@@ -111,8 +115,10 @@ struct Run<'c> {
     trial: Trial,
     key: TrialKey,
     stop: watch::Receiver<Stop>,
-    /// Cells that have ended; the next one is the one in hand.
-    ended: usize,
+    /// Which cells are to be measured yet.
+    course: Course,
+    /// When the first pass began.
+    began: Instant,
     /// Whether the first record, about the worker, is written.
     has_facts: bool,
 }
@@ -163,7 +169,8 @@ impl Run<'_> {
 
     /// Worker after worker, until every cell has ended.
     async fn passes(&mut self, worker: &Worker, ready: &Ready) -> Result<(), Released> {
-        while self.ended < self.trial.cells.len() {
+        self.began = Instant::now();
+        while !self.course.is_over() {
             self.wait_for_lease().await;
             let stop = *self.stop.borrow();
             match stop {
@@ -175,6 +182,9 @@ impl Run<'_> {
                 PassEnd::Complete | PassEnd::Stopped => {}
                 PassEnd::Broken { loading: true, outcome } => self.end_all(&outcome).await?,
                 PassEnd::Broken { loading: false, outcome } => self.end_cell(&outcome).await?,
+            }
+            for (cell, stopped) in self.course.go_on(self.began.elapsed()) {
+                self.record(trial_record::Record::CellEnd(measured_cell_end(cell, stopped))).await?;
             }
         }
         Ok(())
@@ -209,7 +219,7 @@ impl Run<'_> {
                     return Ok(PassEnd::Stopped);
                 }
                 let outcome = verdict::outcome(&cut, &ending);
-                tracing::warn!(trial = %self.key, cell = self.ended, state = outcome.state(), "a worker failed");
+                tracing::warn!(trial = %self.key, pass = self.course.pass(), state = outcome.state(), "a worker failed");
                 Ok(PassEnd::Broken { loading, outcome })
             }
         }
@@ -222,8 +232,8 @@ impl Run<'_> {
         ready: &Ready,
         process: &mut Process,
     ) -> Result<(Phase, Heard), Released> {
-        let cells = self.trial.cells[self.ended..].to_vec();
-        let mut pass = Pass::new(&cells, self.key.epoch, self.trial.policy.repetitions);
+        let cells = self.course.ahead();
+        let mut pass = Pass::new(&cells, self.key.epoch, self.trial.policy.repetitions).number(self.course.pass());
         if self.trial.group.as_ref().is_some_and(|group| group.replicas > 1) {
             pass = pass.of_replica();
         }
@@ -316,7 +326,8 @@ impl Run<'_> {
             // Handled where the wait is; and a worker that was stopped there does not begin.
             Step::AtBarrier(_) => {}
             Step::Begun(gate) => self.context.barriers.begun(self.key.clone(), gate),
-            Step::Sample { cell, sample, repetitions, decode_rate, last } => {
+            Step::Sample { cell, sample, measured, repetitions, decode_rate, last } => {
+                self.course.add(&measured);
                 clock.repetition_over(self.context.timing.repetition);
                 if let Some(cut) = self.write_sample(*sample).await? {
                     return Ok(Some(Heard::Cut(cut)));
@@ -340,7 +351,10 @@ impl Run<'_> {
                 }
             }
             Step::CellEnded(outcome) => {
-                self.end_cell(&outcome).await?;
+                match outcome {
+                    Outcome::Ok => self.cell_measured().await?,
+                    outcome => self.end_cell(&outcome).await?,
+                }
                 *clock = Clock::start("the cell", self.trial.policy.timeout);
             }
             Step::LoadFailed(outcome) => {
@@ -374,10 +388,9 @@ impl Run<'_> {
     }
 
     fn start_message(&self, ready: &Ready) -> pb::ToWorker {
-        let mut trial = pb::Trial::from(&self.trial);
-        trial.cells.drain(..self.ended);
-        let artifact_dir = ready.folder.clone();
-        let start = pb::StartTrial { trial: Some(trial), epoch: self.key.epoch.0, artifact_dir };
+        let ahead = Trial { cells: self.course.ahead(), ..self.trial.clone() };
+        let (trial, epoch, artifact_dir) = (Some((&ahead).into()), self.key.epoch.0, ready.folder.clone());
+        let start = pb::StartTrial { trial, epoch, artifact_dir, pass: self.course.pass() };
         to_worker(to_worker::Message::Start(start))
     }
 
@@ -406,18 +419,26 @@ impl Run<'_> {
         self.append(record).await.map(|()| None)
     }
 
+    /// The pass in hand is through with the cell in hand, which may be enough.
+    async fn cell_measured(&mut self) -> Result<(), Released> {
+        match self.course.measured(self.began.elapsed()) {
+            Some((cell, stopped)) => self.record(trial_record::Record::CellEnd(measured_cell_end(cell, stopped))).await,
+            None => Ok(()),
+        }
+    }
+
     /// Ends the cell in hand.
     async fn end_cell(&mut self, outcome: &Outcome) -> Result<(), Released> {
-        let Some(cell) = self.trial.cells.get(self.ended) else { return Ok(()) };
-        self.record(trial_record::Record::CellEnd(cell_end(cell.hash, outcome))).await?;
-        self.ended += 1;
-        Ok(())
+        match self.course.take_in_hand() {
+            Some(cell) => self.record(trial_record::Record::CellEnd(cell_end(cell, outcome))).await,
+            None => Ok(()),
+        }
     }
 
     /// Ends every cell that is left.
     async fn end_all(&mut self, outcome: &Outcome) -> Result<(), Released> {
-        while self.ended < self.trial.cells.len() {
-            self.end_cell(outcome).await?;
+        for cell in self.course.take_all() {
+            self.record(trial_record::Record::CellEnd(cell_end(cell, outcome))).await?;
         }
         Ok(())
     }
@@ -470,6 +491,7 @@ impl Run<'_> {
             phase: phase.to_owned(),
             repetitions,
             decode_rate,
+            pass: self.course.pass(),
         };
         // No room or nobody there: it is for people who watch, and they will see the next one.
         let _ = self.context.progress.try_send(progress);

@@ -72,7 +72,9 @@ pub(crate) enum Step {
         cell: CellHash,
         /// As it is to be kept.
         sample: Box<pb::Sample>,
-        /// How many so far.
+        /// The same, to be judged.
+        measured: Box<Sample>,
+        /// How many of this pass so far.
         repetitions: u32,
         /// Tokens per second, first token left out; 0 where there is none.
         decode_rate: f64,
@@ -92,6 +94,8 @@ pub(crate) struct Pass<'t> {
     cells: &'t [TrialCell],
     epoch: Epoch,
     repetitions: u32,
+    /// The number of the pass's first repetition.
+    first: u32,
     /// Whether the trial is one of several replicas.
     is_replica: bool,
     phase: Phase,
@@ -100,7 +104,12 @@ pub(crate) struct Pass<'t> {
 impl<'t> Pass<'t> {
     /// A pass over `cells` with `repetitions` of each, of a trial by itself.
     pub(crate) fn new(cells: &'t [TrialCell], epoch: Epoch, repetitions: u32) -> Self {
-        Self { cells, epoch, repetitions, is_replica: false, phase: Phase::Loading }
+        Self { cells, epoch, repetitions, first: 0, is_replica: false, phase: Phase::Loading }
+    }
+
+    /// The same as pass number `pass`, from 0: its repetitions are numbered on from those before.
+    pub(crate) fn number(self, pass: u32) -> Self {
+        Self { first: pass.saturating_mul(self.repetitions), ..self }
     }
 
     /// The same of a replica, which comes to a barrier before each sample.
@@ -128,7 +137,7 @@ impl<'t> Pass<'t> {
             }
             (Phase::Between, M::CellStarted(started)) => {
                 let cell = self.current(&started.cell_hash)?.hash;
-                self.phase = self.before(0);
+                self.phase = self.before(self.first);
                 Ok(Step::CellStarted(cell))
             }
             (Phase::Measuring { .. }, M::Warmup(warmup)) => {
@@ -166,9 +175,14 @@ impl<'t> Pass<'t> {
         }
     }
 
+    /// The number after the pass's last repetition.
+    fn end(&self) -> u32 {
+        self.first.saturating_add(self.repetitions)
+    }
+
     /// On the way to a repetition.
     fn before(&self, repetition: u32) -> Phase {
-        let more = repetition < self.repetitions;
+        let more = repetition < self.end();
         let step = if self.is_replica && more { Stage::BeforeBarrier } else { Stage::Free };
         Phase::Measuring { repetition, step }
     }
@@ -188,21 +202,19 @@ impl<'t> Pass<'t> {
         if sample.key.epoch != self.epoch {
             return Err(format!("a sample of epoch {}, not {}", sample.key.epoch.0, self.epoch.0));
         }
-        if sample.key.repetition != repetition || repetition >= self.repetitions {
-            let (found, most) = (sample.key.repetition, self.repetitions);
+        if sample.key.repetition != repetition || repetition >= self.end() {
+            let (found, most) = (sample.key.repetition, self.end());
             return Err(format!("repetition {found} where {repetition} of {most} was to come"));
         }
-        let workload = &cell.workload;
-        if sample.batch != workload.batch {
-            return Err(format!("a sample with batch {}, not {}", sample.batch, workload.batch));
-        }
-        sample.check(workload.generate).map_err(|error| format!("repetition {repetition} {error}"))?;
-        let repetitions = repetition + 1;
-        self.phase = self.before(repetitions);
+        sample.check(&cell.workload).map_err(|error| format!("repetition {repetition} {error}"))?;
+        self.phase = self.before(repetition + 1);
+        let metrics = Metrics::of(&sample);
+        let repetitions = repetition + 1 - self.first;
         Ok(Step::Sample {
             cell: cell.hash,
-            decode_rate: Metrics::of(&sample).decode_rate.unwrap_or(0.0),
+            decode_rate: metrics.decode_rate.or(metrics.prefill_rate).unwrap_or(0.0),
             sample: Box::new(wire),
+            measured: Box::new(sample),
             repetitions,
             last: repetitions == self.repetitions,
         })
@@ -212,7 +224,7 @@ impl<'t> Pass<'t> {
         self.current(&end.cell_hash)?;
         let (_, outcome) = <(CellHash, Outcome)>::try_from(end).map_err(|error| error.to_string())?;
         let measured = match self.phase {
-            Phase::Measuring { repetition, .. } => repetition,
+            Phase::Measuring { repetition, .. } => repetition - self.first,
             _ => 0,
         };
         let all = measured == self.repetitions;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use regatta_core::device::DeviceKind;
+use regatta_core::digest::Digest;
+use regatta_core::passes::order;
+use regatta_core::policy::Passes;
 use regatta_core::trial::TrialCell;
 use regatta_core::worker::{Engine, SimdLevel, WORKER_PROTOCOL, WorkerInfo};
 use regatta_models::library::Library;
@@ -184,6 +187,29 @@ async fn a_good_worker_fills_the_spool_to_the_finish() {
     assert_eq!(end, End::Finished);
     assert_records(&records, &["worker fake 1", "a 0", "a 1", "a ok", "b 0", "b 1", "b ok"]);
     assert_eq!(scripted.launches(), 1);
+}
+
+#[tokio::test]
+async fn another_pass_is_another_worker_with_repetitions_numbered_on() {
+    let mut trial = trial();
+    trial.policy.passes = Passes::fixed(2);
+    let mut cells = trial.cells.clone();
+    order(&Digest::of(b"run.t0"), 1, &mut cells);
+    let again = |cell: &TrialCell| {
+        vec![started(cell), sample(cell, 2), sample(cell, 3), M::CellEnded(cell_end(cell.hash, &Outcome::Ok))]
+    };
+    let mut second = vec![loaded()];
+    second.extend(cells.iter().flat_map(again));
+    second.push(M::TrialEnded(pb::TrialEnded { samples: 4 }));
+    let scripted = Scripted::new().launch(good(&trial.cells), "").launch(second, "");
+    let (end, mut records) = scripted.run(&trial).await;
+    assert_eq!(end, End::Finished);
+    records[5..].sort();
+    assert_records(
+        &records,
+        &["worker fake 1", "a 0", "a 1", "b 0", "b 1", "a 2", "a 3", "a ok", "b 2", "b 3", "b ok"],
+    );
+    assert_eq!(scripted.launches(), 2);
 }
 
 #[tokio::test]

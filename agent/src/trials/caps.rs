@@ -7,6 +7,7 @@ use regatta_core::workload::Prompt;
 
 const MAX_CELLS: usize = 100_000;
 const MAX_REPETITIONS: u32 = 1_000_000;
+const MAX_PASSES: u32 = 100_000;
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 const MAX_THREADS: u32 = 4_096;
 const MAX_TOKENS: u32 = 10_000_000;
@@ -17,15 +18,20 @@ pub(super) fn check(trial: &Trial) -> Result<(), String> {
     let policy = &trial.policy;
     within("cells", trial.cells.len(), 1, MAX_CELLS)?;
     within("repetitions", policy.repetitions, 1, MAX_REPETITIONS)?;
+    within("passes", policy.passes.max, 1, MAX_PASSES)?;
     within("warm-up repetitions", policy.warmup.max_repetitions, 0, MAX_REPETITIONS)?;
     within("timeout (ms)", policy.timeout.as_millis(), 1, MAX_TIMEOUT.as_millis())?;
     within("threads", policy.threads.unwrap_or(1), 1, MAX_THREADS)?;
     for cell in &trial.cells {
         let workload = &cell.workload;
         within("generate", workload.generate, 0, MAX_TOKENS)?;
+        within("depth", workload.kind.depth(), 0, MAX_TOKENS)?;
         within("batch", workload.batch, 1, MAX_BATCH)?;
         match &workload.prompt {
-            Prompt::Seeded { tokens, .. } => within("prompt tokens", *tokens, 1, MAX_TOKENS)?,
+            Prompt::Seeded { tokens, .. } => {
+                let least = if workload.kind.is_decode() { 0 } else { 1 };
+                within("prompt tokens", *tokens, least, MAX_TOKENS)?;
+            }
             Prompt::Text { tokens, .. } => within("prompt tokens", tokens.unwrap_or(1), 1, MAX_TOKENS)?,
         }
     }

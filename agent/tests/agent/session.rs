@@ -273,6 +273,7 @@ async fn a_trial_that_can_not_be_measured_here_is_rejected_with_a_reason() {
     let mut peer = coordinator.accept().await;
     peer.greet(&[]).await;
     let policy = pb::Policy {
+        passes: None,
         repetitions: 1,
         warmup: Some(pb::Warmup::default()),
         timeout_ns: 1_000_000_000,
@@ -282,6 +283,8 @@ async fn a_trial_that_can_not_be_measured_here_is_rejected_with_a_reason() {
         force: false,
     };
     let workload = pb::Workload {
+        kind: String::new(),
+        depth: 0,
         name: "w".to_owned(),
         prompt: Some(pb::workload::Prompt::Seeded(pb::SeededPrompt { seed: 1, tokens: 1 })),
         generate: 1,

@@ -17,7 +17,7 @@ use regatta_core::device::DeviceId;
 use regatta_core::digest::Digest;
 use regatta_core::policy::{Policy, Warmup};
 use regatta_core::trial::{Trial, TrialCell};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_proto::pb::{self, agent_message, coordinator_message, trial_record};
 use tempfile::TempDir;
 
@@ -39,6 +39,7 @@ pub(crate) fn trial(names: &[&str], timeout: Duration) -> Trial {
     let cell = |name: &&str| TrialCell {
         hash: CellHash(Digest::of(name.as_bytes())),
         workload: Arc::new(Workload {
+            kind: Kind::Generate,
             name: name.parse().unwrap(),
             prompt: Prompt::Seeded { seed: 1, tokens: 8 },
             generate: 4,

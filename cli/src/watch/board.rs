@@ -21,6 +21,8 @@ pub(crate) struct Working {
     pub phase: String,
     /// Repetitions of that phase so far.
     pub repetitions: u32,
+    /// Which worker process of the cell's it is, from 0.
+    pub pass: u32,
     /// Tokens per second of the last repetition.
     pub rate: Option<f64>,
     /// When it was last heard of.
@@ -117,7 +119,8 @@ impl Board {
             self.cells[at].state = State::Running;
         }
         let rate = Some(progress.decode_rate).filter(|rate| *rate > 0.0);
-        let working = Working { cell, phase: progress.phase, repetitions: progress.repetitions, rate, heard_at: now };
+        let (repetitions, pass) = (progress.repetitions, progress.pass);
+        let working = Working { cell, phase: progress.phase, repetitions, pass, rate, heard_at: now };
         self.working.insert(progress.trial_id, working);
     }
 
@@ -240,8 +243,12 @@ pub(crate) mod testing {
 
     /// An event that says how a cell ended.
     pub(crate) fn end(number: u8, state: &str, detail: &str) -> pb::WatchRunResponse {
-        let end =
-            pb::CellEnd { cell_hash: vec![number; 32], state: state.to_owned(), kind: None, detail: detail.to_owned() };
+        let end = pb::CellEnd {
+            cell_hash: vec![number; 32],
+            state: state.to_owned(),
+            detail: detail.to_owned(),
+            ..Default::default()
+        };
         pb::WatchRunResponse { cell_end: Some(end), ..pb::WatchRunResponse::default() }
     }
 
@@ -254,6 +261,7 @@ pub(crate) mod testing {
             phase: phase.to_owned(),
             repetitions: 3,
             decode_rate: rate,
+            pass: 0,
         };
         pb::WatchRunResponse { progress: Some(progress), ..pb::WatchRunResponse::default() }
     }

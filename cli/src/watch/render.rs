@@ -94,6 +94,9 @@ pub(crate) fn doing(board: &Board, trial: &str, working: &Working, now: Duration
     if working.phase == "measuring" {
         let _ = write!(text, " {}/{}", working.repetitions, board.run.repetitions);
     }
+    if working.pass > 0 {
+        let _ = write!(text, " of pass {}", working.pass + 1);
+    }
     if let Some(rate) = working.rate {
         let _ = write!(text, ", {rate:.1} tokens/s");
     }

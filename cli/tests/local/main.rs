@@ -11,4 +11,6 @@ mod fleet;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod passes;
+#[cfg(test)]
 mod services;

@@ -136,7 +136,7 @@ impl Actor {
     /// Cells of a trial have ended. Where it is a replica, the others need not wait for those that failed.
     pub(super) async fn cells_failed(&mut self, trial: &TrialId, epoch: Epoch, ended: &[EndedCell]) {
         let Some(group) = self.group_of(trial, epoch) else { return };
-        for EndedCell { hash, outcome } in ended.iter().filter(|ended| is_final(&ended.outcome)) {
+        for EndedCell { hash, outcome, .. } in ended.iter().filter(|ended| is_final(&ended.outcome)) {
             // Nobody waits yet where the group is not known: then the database says it.
             let Some(together) = self.groups.get_mut(&group).filter(|together| together.epoch == epoch) else { return };
             let gate = Gate { trial: trial.clone(), epoch, cell: *hash, repetition: 0 };

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
 use regatta_core::id::{RunId, TrialId};
+use regatta_core::passes::Stopped;
 use regatta_core::trial::Epoch;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnection;
@@ -22,6 +23,15 @@ pub struct EndedCell {
     pub hash: CellHash,
     /// How.
     pub outcome: Outcome,
+    /// How many worker processes measured it and why no more, where that was said.
+    pub stopped: Option<Stopped>,
+}
+
+impl EndedCell {
+    /// A cell of which nothing more is said.
+    pub fn new(hash: CellHash, outcome: Outcome) -> Self {
+        Self { hash, outcome, stopped: None }
+    }
 }
 
 /// The lease under which something happens.
@@ -39,11 +49,11 @@ pub(crate) async fn end(
     under: Under<'_>,
     ended: &EndedCell,
 ) -> Result<bool, StoreError> {
-    let EndedCell { hash, outcome } = ended;
+    let EndedCell { hash, outcome, stopped } = ended;
     let detail: Option<String> = outcome.detail().map(|text| text.chars().take(MAX_DETAIL).collect());
     let changed = sqlx::query(
         "UPDATE cells SET state = ?, failure = ?, detail = ?, ended_epoch = ?, ended_at_unix_ns = ?, retry = 0,
-                          said = NULL
+                          said = NULL, passes = ?, stop_reason = ?
          WHERE run_id = ? AND cell_hash = ? AND trial_id = ? AND state = 'waiting'",
     )
     .bind(outcome.state())
@@ -51,6 +61,8 @@ pub(crate) async fn end(
     .bind(detail)
     .bind(under.epoch.0)
     .bind(unix_ns(at))
+    .bind(stopped.map(|stopped| stopped.passes))
+    .bind(stopped.map(|stopped| stopped.reason.as_str()))
     .bind(under.run.as_str())
     .bind(hash.0.as_bytes().as_slice())
     .bind(under.trial.as_str())
@@ -101,11 +113,14 @@ pub(crate) struct Said {
     state: String,
     failure: Option<String>,
     detail: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stopped: Option<Stopped>,
 }
 
 impl Said {
-    fn of(outcome: &Outcome, epoch: Epoch) -> Self {
+    fn of(EndedCell { outcome, stopped, .. }: &EndedCell, epoch: Epoch) -> Self {
         Self {
+            stopped: *stopped,
             epoch: epoch.0,
             state: outcome.state().to_owned(),
             failure: outcome.failure().map(|kind| kind.to_string()),
@@ -133,7 +148,7 @@ pub(crate) async fn say(
     under: Under<'_>,
     ended: &EndedCell,
 ) -> Result<Vec<EndedCell>, StoreError> {
-    let said = to_json("cells.said", &Said::of(&ended.outcome, under.epoch))?;
+    let said = to_json("cells.said", &Said::of(ended, under.epoch))?;
     sqlx::query(
         "UPDATE cells SET said = ? WHERE run_id = ? AND cell_hash = ? AND trial_id = ? AND state = 'waiting' AND retry = 0",
     )
@@ -146,22 +161,23 @@ pub(crate) async fn say(
     let mut all = Vec::new();
     for replica in replicas(db, under, &ended.hash).await? {
         match replica.said {
-            Some(said) if said.epoch == under.epoch.0 => all.push((replica.trial, replica.hash, said.outcome()?)),
+            Some(said) if said.epoch == under.epoch.0 => {
+                let stopped = said.stopped;
+                all.push((replica.trial, EndedCell { hash: replica.hash, outcome: said.outcome()?, stopped }));
+            }
             _ => return Ok(Vec::new()),
         }
     }
     let is_cause = |outcome: &Outcome| {
         !matches!(outcome, Outcome::Ok | Outcome::Cancelled | Outcome::Failed(FailureKind::Replica, _))
     };
-    let bad = (0..).zip(&all).find(|(_, (.., outcome))| is_cause(outcome));
-    let reason = bad.map(|(replica, (.., outcome)): (u32, _)| format!("replica {replica} failed: {outcome}"));
+    let bad = (0..).zip(&all).find(|(_, (_, ended))| is_cause(&ended.outcome));
+    let reason = bad.map(|(replica, (_, ended)): (u32, _)| format!("replica {replica} failed: {}", ended.outcome));
     let mut over = Vec::with_capacity(all.len());
-    for (trial, hash, outcome) in all {
-        let outcome = match (&reason, outcome) {
-            (Some(reason), Outcome::Ok) => Outcome::Failed(FailureKind::Replica, reason.clone()),
-            (_, said) => said,
-        };
-        let ended = EndedCell { hash, outcome };
+    for (trial, mut ended) in all {
+        if let (Some(reason), Outcome::Ok) = (&reason, &ended.outcome) {
+            ended.outcome = Outcome::Failed(FailureKind::Replica, reason.clone());
+        }
         if end(db, at, Under { trial: &trial, ..under }, &ended).await? {
             over.push(ended);
         }
@@ -209,7 +225,7 @@ pub(crate) async fn end_open(
 ) -> Result<Vec<EndedCell>, StoreError> {
     let mut all = Vec::new();
     for hash in open(db, under.trial, which).await? {
-        let ended = EndedCell { hash, outcome: outcome.clone() };
+        let ended = EndedCell::new(hash, outcome.clone());
         if end(db, at, under, &ended).await? {
             all.push(ended);
         }

@@ -116,7 +116,7 @@ impl Measured {
     fn of(sample: &Sample) -> Self {
         let steps = sample.times.tokens.len();
         // Whether there are as many steps as the workload asks for is not known yet; everything else is.
-        let checked = sample.check(u32::try_from(steps).unwrap_or(u32::MAX)).map_err(|error| error.to_string());
+        let checked = sample.check_itself(u32::try_from(steps).unwrap_or(u32::MAX)).map_err(|error| error.to_string());
         let row = checked.and_then(|()| SampleRow::of(sample).map_err(|error| error.to_string()));
         let key = &sample.key;
         Self { cell: key.cell, epoch: key.epoch, repetition: key.repetition, batch: sample.batch, steps, row }
@@ -356,8 +356,9 @@ fn accept<'s>(
     if sample.epoch != epoch {
         return Err(format!("sample of epoch {} in a batch of epoch {}", sample.epoch.0, epoch.0));
     }
-    if sample.repetition >= lease.repetitions {
-        return Err(format!("repetition {} where {} were asked for", sample.repetition, lease.repetitions));
+    let most = lease.repetitions.saturating_mul(lease.passes);
+    if sample.repetition >= most {
+        return Err(format!("repetition {} where {most} were asked for", sample.repetition));
     }
     if sample.batch != rules.batch {
         return Err(format!("batch is {} where the workload has {}", sample.batch, rules.batch));
@@ -507,7 +508,7 @@ async fn end_cell(
         return Ok(Vec::new());
     }
     let outcome = judged(db, under, lease, said).await?;
-    let ended = EndedCell { hash: said.hash, outcome };
+    let ended = EndedCell { outcome, ..said.clone() };
     if lease.group.is_some() {
         return cells::say(db, at, under, &ended).await;
     }
@@ -536,10 +537,12 @@ async fn judged(
     .fetch_one(db)
     .await?;
     let (samples, rejected) = (row.unsigned("samples")?, row.unsigned("rejected")?);
-    if samples == u64::from(lease.repetitions) {
+    let passes = said.stopped.map_or(1, |stopped| stopped.passes);
+    let expected = u64::from(lease.repetitions) * u64::from(passes);
+    if samples == expected && passes <= lease.passes {
         return Ok(Outcome::Ok);
     }
-    let mut detail = format!("worker said ok with {samples} of {} samples", lease.repetitions);
+    let mut detail = format!("worker said ok with {samples} of {expected} samples");
     if let Some(reason) = row.optional_text("reason")? {
         let _ = write!(detail, "; {rejected} rejected, such as: {reason}");
     }

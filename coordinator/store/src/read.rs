@@ -12,6 +12,7 @@ use regatta_core::device::{Device, DeviceId};
 use regatta_core::digest::Digest;
 use regatta_core::fleet::{Labels, Place};
 use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::passes::Stopped;
 use regatta_core::policy::{Exclusive, Policy};
 use regatta_core::run::RunState;
 use regatta_core::sample::Sample;
@@ -97,6 +98,8 @@ pub struct CellRecord {
     pub trial: Option<TrialId>,
     /// How it ended; `None` while it waits or runs.
     pub outcome: Option<Outcome>,
+    /// How many worker processes measured it and why no more, where that was said.
+    pub stopped: Option<Stopped>,
     /// The lease whose samples count; `None` while there are none and the cell has not ended.
     pub epoch: Option<Epoch>,
     /// Samples of that lease: what [`Reader::samples`] gives.

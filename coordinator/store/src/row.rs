@@ -11,6 +11,7 @@ use regatta_core::device::Device;
 use regatta_core::digest::Digest;
 use regatta_core::fleet::Place;
 use regatta_core::id::shown;
+use regatta_core::passes::Stopped;
 use regatta_core::trial::{Epoch, Group, TrialState};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -152,6 +153,12 @@ pub(crate) fn outcome(row: &SqliteRow) -> Result<Option<Outcome>, StoreError> {
     outcome.map(Some).ok_or_else(|| unreadable("cells.state", &state))
 }
 
+/// How many worker processes measured a cell and why no more.
+fn stopped(row: &SqliteRow) -> Result<Option<Stopped>, StoreError> {
+    let Some(reason) = row.optional_parsed("stop_reason")? else { return Ok(None) };
+    Ok(Some(Stopped { passes: row.unsigned32("passes")?, reason }))
+}
+
 /// A row of [`Reader::cells`](crate::read::Reader::cells).
 pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
     let cell = Cell {
@@ -170,6 +177,7 @@ pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
         cell,
         hash: CellHash(row.digest("cell_hash")?),
         ordinal: row.unsigned32("ordinal")?,
+        stopped: stopped(row)?,
         trial: row.optional_parsed("trial_id")?,
         outcome: outcome(row)?,
         epoch,

@@ -36,8 +36,10 @@ pub(crate) struct LeaseState {
     pub(crate) cancel_requested: bool,
     /// The group it is measured with.
     pub(crate) group: Option<TrialId>,
-    /// Timed executions per cell.
+    /// Timed executions per cell and pass.
     pub(crate) repetitions: u32,
+    /// Passes at most.
+    pub(crate) passes: u32,
     pub(crate) last_seq: u64,
     /// Its newest arrival.
     pub(crate) last_arrival: Option<i64>,
@@ -61,6 +63,7 @@ pub(crate) async fn lease_state(
     let row = sqlx::query(
         "SELECT t.run_id, t.state, t.epoch, t.attempts, t.group_id, r.cancel_requested,
                 json_extract(r.policy, '$.repetitions') AS repetitions,
+                coalesce(json_extract(r.policy, '$.passes.max'), 1) AS passes,
                 d.last_seq, d.last_arrival, d.mismatches, d.finished_at_unix_ns
          FROM deliveries d JOIN trials t ON t.id = d.trial_id JOIN runs r ON r.id = t.run_id
          WHERE d.trial_id = ? AND d.epoch = ?",
@@ -78,6 +81,7 @@ pub(crate) async fn lease_state(
         cancel_requested: row.integer("cancel_requested")? != 0,
         group: row.optional_parsed("group_id")?,
         repetitions: row.unsigned32("repetitions")?,
+        passes: row.unsigned32("passes")?,
         last_seq: row.unsigned("last_seq")?,
         last_arrival: row.optional_integer("last_arrival")?,
         mismatches: row.unsigned32("mismatches")?,
@@ -634,7 +638,7 @@ async fn end_trial(
     let mut ended = Vec::new();
     if lease.group.is_some() {
         for hash in cells::open(db, under.trial, Open::Silent).await? {
-            ended.extend(cells::say(db, at, under, &EndedCell { hash, outcome: silent.clone() }).await?);
+            ended.extend(cells::say(db, at, under, &EndedCell::new(hash, silent.clone())).await?);
         }
         if others_at_work(db, under, lease).await? {
             return Ok((lease.state, ended));

@@ -193,6 +193,8 @@ async fn a_replica_that_fails_for_good_lets_the_other_go_and_both_cells_fail() {
         state: "failed".to_owned(),
         kind: Some("replica".to_owned()),
         detail: reason.clone(),
+        passes: 0,
+        stop: String::new(),
     };
     first.deliver(vec![crate::support::record(pb::trial_record::Record::CellEnd(failed))]).await;
     whole_cell(&mut pair, 1).await;

@@ -314,7 +314,7 @@ pub(crate) fn sample_record(sample: pb::Sample) -> Vec<u8> {
 
 pub(crate) fn end_record(cell_hash: &[u8], state: &str) -> Vec<u8> {
     let (state, detail) = (state.to_owned(), String::new());
-    record(Record::CellEnd(pb::CellEnd { cell_hash: cell_hash.to_vec(), state, kind: None, detail }))
+    record(Record::CellEnd(pb::CellEnd { cell_hash: cell_hash.to_vec(), state, detail, ..pb::CellEnd::default() }))
 }
 
 /// Everything an agent sends for a trial when all goes well.

@@ -8,7 +8,7 @@ use crate::device::DeviceKind;
 use crate::fleet::{Fleet, Placement};
 use crate::model::{BUILT_IN_MODELS, parse_manifest};
 use crate::policy::Policy;
-use crate::workload::{Prompt, Workload};
+use crate::workload::{Kind, Prompt, Workload};
 
 fn device(agent: &str, id: &str, backends: &[BackendKind]) -> Device {
     Device {
@@ -23,6 +23,7 @@ fn device(agent: &str, id: &str, backends: &[BackendKind]) -> Device {
 
 fn workloads(count: u32) -> Vec<Arc<Workload>> {
     let workload = |i: u32| Workload {
+        kind: Kind::Generate,
         name: format!("w{i}").parse().unwrap(),
         prompt: Prompt::Seeded { seed: 1, tokens: i + 1 },
         generate: 2,

@@ -1,7 +1,7 @@
 //! What a scenario means: names are looked up, workloads are held against models, engines against devices.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::fleet::{Fleet, Placement};
 use crate::id::{ModelId, WorkloadName, name_rule, shown};
 use crate::model::{self, Model};
 use crate::policy::{Exclusive, Policy};
-use crate::workload::{DEFAULT_PROMPT_SEED, Prompt, Workload};
+use crate::workload::{DEFAULT_PROMPT_SEED, Kind, Prompt, Workload};
 
 /// The name of the model manifest in messages.
 const MODELS_FILE: &str = "models.toml";
@@ -68,7 +68,12 @@ pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &Scena
         precisions: values(precisions?),
         devices: values(devices?),
         workloads,
-        policy: Policy { exclusive, force: bundle.force, ..file.policy.clone() },
+        policy: Policy {
+            exclusive,
+            force: bundle.force,
+            passes: bundle.passes.unwrap_or(file.policy.passes),
+            ..file.policy.clone()
+        },
         fleet,
     })
 }
@@ -205,62 +210,204 @@ fn workloads(
     let mut workloads = Vec::new();
     for entry in entries {
         let name = entry.name.as_ref().and_then(|at| identifier::<WorkloadName>(report, "workload.name", at));
-        if let (Some(name), Some(at)) = (&name, &entry.name)
-            && let Some(first) = names.insert(name.clone(), at.line)
-        {
-            let rule = format!("named twice, first on line {first}");
-            report.value(at.line, "workload.name", &quoted(at.value), rule, Some("rename one".to_owned()));
+        let Some(kind) = kind(report, entry) else { continue };
+        let prompt = if kind.is_decode() { Some(unprompted(entry)) } else { prompts.read(entry) };
+        check_generate(report, entry, kind);
+        let (Some(name), Some(prompt)) = (name, prompt) else { continue };
+        if entry.generate.is_none() && !matches!(kind, Kind::Prefill { .. }) {
+            continue;
         }
-        let prompt = prompts.read(entry);
-        check_lengths(report, entry, models);
-        let (Some(name), Some(prompt), Some(generate)) = (name, prompt, &entry.generate) else { continue };
-        let alone = Workload { name, prompt, generate: generate.value, batch: entry.batch, replicas: 1 };
-        let unfolded = entry.replicas.iter().map(|&replicas| Workload { replicas, ..alone.clone() });
         let mut same = None;
-        for workload in unfolded {
+        let mut said = HashSet::new();
+        for workload in unfold(entry, &name, kind, &prompt) {
+            let workload = match workload {
+                Ok(workload) => workload,
+                Err(name) => {
+                    report.value(entry.line, "workload.name", &quoted(&name), name_rule(), None);
+                    continue;
+                }
+            };
+            if workload.replicas == entry.replicas.first().copied().unwrap_or(1) {
+                check_lengths(report, entry, &workload, models, &mut said);
+                let line = entry.name.as_ref().map_or(entry.line, |at| at.line);
+                if let Some(first) = names.insert(workload.name.clone(), line) {
+                    let rule = format!("named twice, first on line {first}");
+                    report.value(
+                        line,
+                        "workload.name",
+                        &quoted(workload.name.as_str()),
+                        rule,
+                        Some("rename one".to_owned()),
+                    );
+                }
+            }
             same = same.or(work.insert(workload.digest(), (workload.name.clone(), entry.line)));
             workloads.push(Arc::new(workload));
         }
         if let Some((first, line)) = same {
-            let rule = format!("workload '{}' does the same work as '{first}' on line {line}", alone.name);
+            let rule = format!("workload '{name}' does the same work as '{first}' on line {line}");
             report.rule(Some(entry.line), "workload", rule, Some("remove one".to_owned()));
         }
     }
     workloads
 }
 
-/// Holds the number of tokens against what can be measured and what the models can take.
-fn check_lengths(report: &Report<'_>, entry: &WorkloadEntry<'_>, models: &[Model]) {
+/// The kind of a workload at depth 0, with the keys that it has and those that it must not have.
+fn kind(report: &Report<'_>, entry: &WorkloadEntry<'_>) -> Option<Kind> {
+    let kind = match &entry.kind {
+        None => Kind::Generate,
+        Some(at) => {
+            let found = Kind::named(at.value, 0);
+            if found.is_none() {
+                let rule = format!("not a kind of workload (known: {})", Kind::NAMES.join(", "));
+                let fix = closest(at.value, Kind::NAMES).map(did_you_mean);
+                report.value(at.line, "workload.kind", &quoted(at.value), rule, fix);
+            }
+            found?
+        }
+    };
+    let refuse = |line: Option<u32>, key: &str, why: &str| {
+        if let Some(line) = line {
+            let rule = format!("kind '{}' takes no {key}: {why}", kind.as_str());
+            report.rule(Some(line), &format!("workload.{key}"), rule, Some("remove it".to_owned()));
+        }
+    };
+    if kind.is_kernel() {
+        let why = "forward passes are timed with made-up token ids";
+        refuse(entry.prompt.as_ref().map(|at| at.line), "prompt", why);
+        refuse(entry.prompt_file.as_ref().map(|at| at.line), "prompt_file", why);
+    }
+    match kind {
+        Kind::Generate => {
+            refuse(entry.depth.as_ref().map(|at| at.line), "depth", "a longer prompt does that here");
+        }
+        Kind::Prefill { .. } => {
+            refuse(entry.generate.as_ref().map(|at| at.line), "generate", "only the prompt is timed");
+        }
+        Kind::Decode { .. } => {
+            let why = "steps follow what depth puts into the cache";
+            refuse(entry.prompt_tokens.as_ref().map(|at| at.line), "prompt_tokens", why);
+        }
+        Kind::ContextSweep => {
+            let why = "steps begin with an empty cache";
+            refuse(entry.prompt_tokens.as_ref().map(|at| at.line), "prompt_tokens", why);
+            refuse(entry.depth.as_ref().map(|at| at.line), "depth", why);
+        }
+    }
+    Some(kind)
+}
+
+/// The prompt of a workload that has none: its seed is that of the steps.
+fn unprompted(entry: &WorkloadEntry<'_>) -> Prompt {
+    let seed = entry.prompt_seed.as_ref().map_or(DEFAULT_PROMPT_SEED, |at| at.value);
+    Prompt::Seeded { seed, tokens: 0 }
+}
+
+/// The workloads that an entry stands for, one for each value of its lists. Where a list has several, each name says which
+/// it is: `pp` becomes `pp-p128` and `pp-p512`. An error is a name that has grown too long.
+fn unfold<'e>(
+    entry: &'e WorkloadEntry<'_>,
+    name: &'e WorkloadName,
+    kind: Kind,
+    prompt: &'e Prompt,
+) -> impl Iterator<Item = Result<Workload, String>> + 'e {
+    let lengths: Vec<Option<u32>> = match (&entry.prompt_tokens, kind.is_decode()) {
+        (Some(at), false) => at.value.iter().copied().map(Some).collect(),
+        _ => vec![None],
+    };
+    let depths = entry.depth.as_ref().map_or_else(|| vec![0], |at| at.value.clone());
+    let suffix = |letter: char, of: usize, value: u32| match of {
+        0 | 1 => String::new(),
+        _ => format!("-{letter}{value}"),
+    };
+    let mut points = Vec::new();
+    for length in &lengths {
+        for depth in &depths {
+            for batch in &entry.batch {
+                let marks = [
+                    suffix('p', lengths.len(), length.unwrap_or(0)),
+                    suffix('d', depths.len(), *depth),
+                    suffix('b', entry.batch.len(), *batch),
+                ];
+                points
+                    .extend(entry.replicas.iter().map(|replicas| (*length, *depth, *batch, *replicas, marks.concat())));
+            }
+        }
+    }
+    let generate = entry.generate.as_ref().map_or(0, |at| at.value);
+    points.into_iter().map(move |(length, depth, batch, replicas, mark)| {
+        let name = format!("{name}{mark}");
+        let name = name.parse().map_err(|_| name)?;
+        let prompt = match (prompt, length) {
+            (Prompt::Seeded { seed, .. }, Some(tokens)) => Prompt::Seeded { seed: *seed, tokens },
+            (Prompt::Text { text, .. }, tokens) => Prompt::Text { text: text.clone(), tokens },
+            (prompt, None) => prompt.clone(),
+        };
+        let kind = Kind::named(kind.as_str(), depth).unwrap_or(kind);
+        Ok(Workload { name, kind, prompt, generate, batch, replicas })
+    })
+}
+
+/// Holds the number of generated tokens against what can be measured.
+fn check_generate(report: &Report<'_>, entry: &WorkloadEntry<'_>, kind: Kind) {
     let Some(generate) = &entry.generate else { return };
-    if generate.value < 2 {
+    if kind == Kind::Generate && generate.value < 2 {
         let rule = "needs generate >= 2: time per output token lies between two tokens".to_owned();
         report.value(generate.line, "workload.generate", &generate.value, rule, None);
-        return;
     }
+    if kind.is_decode() && generate.value == 0 {
+        let rule = "needs generate >= 1: the steps that are timed".to_owned();
+        report.value(generate.line, "workload.generate", &generate.value, rule, None);
+    }
+}
+
+/// Holds the number of tokens against what the models can take. Of several workloads of one entry the first that is too
+/// long is reported, once for each model; `said` has the models that were.
+fn check_lengths<'m>(
+    report: &Report<'_>,
+    entry: &WorkloadEntry<'_>,
+    workload: &Workload,
+    models: &'m [Model],
+    said: &mut HashSet<&'m ModelId>,
+) {
     // The length of a text without `prompt_tokens` is known only to the tokenizer; the least it can be is one token.
-    let prompt = entry.prompt_tokens.as_ref().map_or(1, |at| at.value);
-    let line = entry.prompt_tokens.as_ref().map_or(generate.line, |at| at.line);
-    let lengths =
-        if entry.prompt_tokens.is_some() { "prompt_tokens + generate" } else { "prompt of 1 or more + generate" };
-    let name = entry.name.as_ref().map_or_else(String::new, |at| format!(" of '{}'", shown(at.value)));
+    let known = workload.prompt.tokens();
+    let (depth, prompt, generate) = (workload.kind.depth(), known.unwrap_or(1), workload.generate);
+    let parts = [
+        ("depth", depth, entry.depth.is_some()),
+        (if known.is_some() { "prompt_tokens" } else { "prompt of 1 or more" }, prompt, !workload.kind.is_decode()),
+        ("generate", generate, entry.generate.is_some()),
+    ];
+    let parts: Vec<_> = parts.into_iter().filter(|(_, _, there)| *there).collect();
+    let words = parts.iter().map(|(word, ..)| *word).collect::<Vec<_>>().join(" + ");
+    let numbers = parts.iter().map(|(_, number, _)| number.to_string()).collect::<Vec<_>>().join(" + ");
+    let lines = [
+        entry.prompt_tokens.as_ref().map(|at| ("workload.prompt_tokens", at.line)),
+        entry.generate.as_ref().map(|at| ("workload.generate", at.line)),
+    ];
+    let (key, line) = lines.into_iter().flatten().next().unwrap_or(("workload", entry.line));
+    let key = if workload.kind.is_decode() { key } else { "workload.prompt_tokens" };
+    let name = format!(" of '{}'", shown(workload.name.as_str()));
     for model in models {
         let (context, id) = (model.shape.context, &model.id);
-        let sum = u64::from(prompt) + u64::from(generate.value);
+        let sum = u64::from(depth) + u64::from(prompt) + u64::from(generate);
         let window = model.shape.sliding_window.filter(|&window| sum > u64::from(window));
+        if sum <= u64::from(context) && window.is_none() || !said.insert(id) {
+            continue;
+        }
         if prompt > context {
             let rule = format!("prompt_tokens{name}: {prompt} > {context} (context of {id})");
-            report.rule(Some(line), "workload.prompt_tokens", rule, None);
+            report.rule(Some(line), key, rule, None);
         } else if sum > u64::from(context) {
-            let rule = format!("{lengths}{name}: {prompt} + {} = {sum} > {context} (context of {id})", generate.value);
-            report.rule(Some(line), "workload.prompt_tokens", rule, None);
+            let rule = format!("{words}{name}: {numbers} = {sum} > {context} (context of {id})");
+            report.rule(Some(line), key, rule, None);
         } else if let Some(window) = window {
             let rule = format!(
-                "{lengths}{name}: {prompt} + {} = {sum} > {window} (sliding window of {id}): \
-                 sliding window differs between backends",
-                generate.value
+                "{words}{name}: {numbers} = {sum} > {window} (sliding window of {id}): \
+                 sliding window differs between backends"
             );
             let fix = format!("stay within {window} tokens or choose a model without a window");
-            report.rule(Some(line), "workload.prompt_tokens", rule, Some(fix));
+            report.rule(Some(line), key, rule, Some(fix));
         }
     }
 }
@@ -290,7 +437,7 @@ impl Prompts<'_, '_> {
             let rule = "prompt_seed is for prompts without a text".to_owned();
             self.report.rule(Some(seed.line), "workload.prompt_seed", rule, Some("remove it".to_owned()));
         }
-        Some(Prompt::Text { text, tokens: entry.prompt_tokens.as_ref().map(|at| at.value) })
+        Some(Prompt::Text { text, tokens: None })
     }
 
     fn seeded(&self, entry: &WorkloadEntry<'_>) -> Option<Prompt> {
@@ -300,7 +447,7 @@ impl Prompts<'_, '_> {
             self.report.rule(Some(entry.line), "workload", rule, Some(fix));
         }
         let seed = entry.prompt_seed.as_ref().map_or(DEFAULT_PROMPT_SEED, |at| at.value);
-        entry.prompt_tokens.as_ref().map(|at| Prompt::Seeded { seed, tokens: at.value })
+        entry.prompt_tokens.as_ref().map(|_| Prompt::Seeded { seed, tokens: 0 })
     }
 
     /// A text that is fit to be a prompt; `at` is where it is asked for.

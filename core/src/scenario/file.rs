@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::document::{At, Report, Section, grouped, human};
+use crate::document::{At, Report, Section, grouped, human, quoted};
 use crate::fleet::MAX_REPLICAS;
-use crate::policy::{Policy, Warmup};
+use crate::policy::{MAX_PASSES, Passes, Policy, Warmup};
 
 /// The version of the format.
 const SCHEMA: u32 = 1;
@@ -33,11 +33,12 @@ const KEYS: [&str; 11] = [
     "fleet",
     "workload",
 ];
-const POLICY_KEYS: [&str; 5] = ["repetitions", "timeout", "threads", "weights_seed", "warmup"];
+const POLICY_KEYS: [&str; 6] = ["repetitions", "passes", "timeout", "threads", "weights_seed", "warmup"];
+const PASSES_KEYS: [&str; 4] = ["min", "max", "within", "budget"];
 const WARMUP_KEYS: [&str; 5] = ["min_repetitions", "max_repetitions", "min_time", "max_time", "stable_within"];
 const FLEET_KEYS: [&str; 4] = ["exclusive", "placement", "labels", "min_memory"];
-const WORKLOAD_KEYS: [&str; 8] =
-    ["name", "prompt_tokens", "prompt_seed", "prompt", "prompt_file", "generate", "batch", "replicas"];
+const WORKLOAD_KEYS: [&str; 10] =
+    ["name", "kind", "prompt_tokens", "prompt_seed", "prompt", "prompt_file", "generate", "depth", "batch", "replicas"];
 
 /// A scenario as written. `None` is a key that is absent or was reported as wrong.
 pub(super) struct ScenarioFile<'t> {
@@ -68,12 +69,17 @@ pub(super) struct FleetEntry<'t> {
 pub(super) struct WorkloadEntry<'t> {
     pub(super) line: u32,
     pub(super) name: Option<At<&'t str>>,
-    pub(super) prompt_tokens: Option<At<u32>>,
+    pub(super) kind: Option<At<&'t str>>,
+    /// Lengths of the prompt: one workload for each.
+    pub(super) prompt_tokens: Option<At<Vec<u32>>>,
     pub(super) prompt_seed: Option<At<u64>>,
     pub(super) prompt: Option<At<&'t str>>,
     pub(super) prompt_file: Option<At<&'t str>>,
     pub(super) generate: Option<At<u32>>,
-    pub(super) batch: u32,
+    /// Tokens in the cache before: one workload for each.
+    pub(super) depth: Option<At<Vec<u32>>>,
+    /// Sequences side by side: one workload for each.
+    pub(super) batch: Vec<u32>,
     /// Numbers of replicas: one workload for each.
     pub(super) replicas: Vec<u32>,
     /// Whether any key says what goes in, well-formed or not.
@@ -108,6 +114,7 @@ fn policy(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Policy {
     let default = Policy::default();
     Policy {
         repetitions: section.int32("repetitions", 1..=1_000).map_or(default.repetitions, |at| at.value),
+        passes: passes(report, section).unwrap_or(default.passes),
         warmup: section.section("warmup", &WARMUP_KEYS).map(|s| warmup(report, &s)).unwrap_or_default(),
         timeout: section.duration("timeout", Duration::from_secs(1)..=DAY).map_or(default.timeout, |at| at.value),
         threads: section.int32("threads", 1..=1_024).map(|at| at.value),
@@ -115,6 +122,35 @@ fn policy(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Policy {
         exclusive: default.exclusive,
         force: default.force,
     }
+}
+
+/// `6`, `"adaptive"`, or a table of when to stop.
+fn passes(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Option<Passes> {
+    if section.has_text("passes") {
+        let at = section.text("passes")?;
+        if at.value != "adaptive" {
+            let rule = "is a number, \"adaptive\", or a table of min, max, within and budget".to_owned();
+            report.value(at.line, "policy.passes", &quoted(at.value), rule, None);
+        }
+        return Some(Passes::ADAPTIVE);
+    }
+    if !section.has_table("passes") {
+        return section.int32("passes", 1..=MAX_PASSES).map(|at| Passes::fixed(at.value));
+    }
+    let table = section.section("passes", &PASSES_KEYS)?;
+    let default = Passes::ADAPTIVE;
+    let passes = Passes {
+        min: table.int32("min", 1..=MAX_PASSES).map_or(default.min, |at| at.value),
+        max: table.int32("max", 1..=MAX_PASSES).map_or(default.max, |at| at.value),
+        within: table.number("within", 0.0, 1.0).unwrap_or(default.within),
+        budget: table.duration("budget", Duration::from_secs(1)..=DAY).map_or(default.budget, |at| at.value),
+    };
+    if passes.min > passes.max {
+        let rule = format!("policy.passes: min {} > max {}", passes.min, passes.max);
+        let fix = format!("set both (defaults {}, {})", default.min, default.max);
+        report.rule(Some(table.line()), &table.key("max"), rule, Some(fix));
+    }
+    Some(passes)
 }
 
 fn warmup(report: &Report<'_>, section: &Section<'_, '_, '_>) -> Warmup {
@@ -170,17 +206,22 @@ fn workloads<'t>(report: &Report<'_>, root: &Section<'_, 't, '_>) -> Vec<Workloa
 
 fn workload<'t>(section: &Section<'_, 't, '_>) -> WorkloadEntry<'t> {
     section.require("name", "name = \"short-chat\"");
-    section.require("generate", "generate = 32");
+    let kind = section.text("kind");
+    if kind.as_ref().is_none_or(|kind| kind.value != "prefill") {
+        section.require("generate", "generate = 32");
+    }
     WorkloadEntry {
         line: section.line(),
         name: section.text("name"),
-        prompt_tokens: section.int32("prompt_tokens", 1..=MAX_TOKENS),
+        kind,
+        prompt_tokens: section.numbers("prompt_tokens", 1..=MAX_TOKENS),
         prompt_seed: section.int("prompt_seed", 0..=u64::MAX),
         prompt: section.text("prompt"),
         prompt_file: section.text("prompt_file"),
         generate: section.int32("generate", 0..=MAX_TOKENS),
-        batch: section.int32("batch", 1..=MAX_BATCH).map_or(1, |at| at.value),
-        replicas: section.numbers("replicas", 1..=MAX_REPLICAS).unwrap_or_else(|| vec![1]),
+        depth: section.numbers("depth", 0..=MAX_TOKENS),
+        batch: section.numbers("batch", 1..=MAX_BATCH).map_or_else(|| vec![1], |at| at.value),
+        replicas: section.numbers("replicas", 1..=MAX_REPLICAS).map_or_else(|| vec![1], |at| at.value),
         has_prompt: ["prompt_tokens", "prompt", "prompt_file"].into_iter().any(|key| section.has(key)),
     }
 }

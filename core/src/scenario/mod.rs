@@ -24,14 +24,14 @@ use crate::device::{DeviceId, DeviceKind, InvalidDevice};
 use crate::document::{Report, check_text, grouped};
 use crate::fleet::Fleet;
 use crate::model::Model;
-use crate::policy::Policy;
+use crate::policy::{Passes, Policy};
 use crate::workload::Workload;
 
 /// The most bytes that the prompts of a scenario may have together.
 pub const MAX_PROMPTS: usize = 4 << 20;
 
 /// Everything a scenario needs, with no path left to resolve: it travels to the coordinator and is frozen into the run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioBundle {
     /// The file's name, for messages.
     pub file: String,
@@ -46,6 +46,9 @@ pub struct ScenarioBundle {
     /// Whether cells are tried that the memory preflight would skip; chosen on the command line.
     #[serde(default)]
     pub force: bool,
+    /// How many worker processes measure each cell, chosen on the command line in place of the scenario's choice.
+    #[serde(default)]
+    pub passes: Option<Passes>,
 }
 
 /// A scenario that has passed every check which needs no device.

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::fleet::{Placement, labels_text};
 use crate::model::BUILT_IN_MODELS;
-use crate::policy::Exclusive;
-use crate::workload::{DEFAULT_PROMPT_SEED, Prompt};
+use crate::policy::{Exclusive, Passes};
+use crate::workload::{DEFAULT_PROMPT_SEED, Kind, Prompt};
 
 const HEAD: &str = r#"schema = 1
 name = "t"
@@ -36,6 +36,7 @@ fn bundle(text: impl Into<String>) -> ScenarioBundle {
         models: BUILT_IN_MODELS.to_owned(),
         weights: None,
         force: false,
+        passes: None,
     }
 }
 
@@ -83,6 +84,11 @@ fn every_key_is_read() {
         timeout = "1h 30m"
         threads = 2
         weights_seed = 0xff
+        [policy.passes]
+        min = 7
+        max = 9
+        within = 0.02
+        budget = "20m"
         [policy.warmup]
         min_repetitions = 0
         max_repetitions = 0
@@ -114,7 +120,8 @@ fn every_key_is_read() {
     assert_eq!(scenario.precisions, [Precision::Q4KM, Precision::Bf16]);
     let cuda1 = DeviceId { kind: DeviceKind::Cuda, index: 1 };
     assert_eq!(scenario.devices, [DeviceSelector::Kind(DeviceKind::Cpu), DeviceSelector::One(cuda1)]);
-    let Policy { repetitions, warmup, timeout, threads, weights_seed, exclusive, force } = scenario.policy;
+    let Policy { repetitions, passes, warmup, timeout, threads, weights_seed, exclusive, force } = scenario.policy;
+    assert_eq!(passes, Passes { min: 7, max: 9, within: 0.02, budget: Duration::from_mins(20) });
     assert!(!force, "only the command line says so");
     assert_eq!((exclusive, scenario.fleet.placement), (Exclusive::Device, Placement::Any));
     assert_eq!(labels_text(&scenario.fleet.labels), "rack=7, zone=lab");
@@ -129,6 +136,73 @@ fn every_key_is_read() {
     let replicas = |workload: &Arc<Workload>| (workload.name.to_string(), workload.replicas);
     let unfolded: Vec<_> = scenario.workloads.iter().map(replicas).collect();
     assert_eq!(unfolded, [("inline".to_owned(), 1), ("file".to_owned(), 1), ("file".to_owned(), 4)]);
+}
+
+/// The workloads of a scenario with these lines in its only entry.
+fn unfolded(lines: &str) -> Vec<Workload> {
+    let text = format!("{HEAD}[[workload]]\nname = \"w\"\n{lines}");
+    parse(&bundle(text)).unwrap().workloads.iter().map(|workload| (**workload).clone()).collect()
+}
+
+#[test]
+fn forward_passes_are_timed_at_a_depth() {
+    let [pp] = &unfolded("kind = \"prefill\"\nprompt_tokens = 512\ndepth = 100")[..] else { panic!() };
+    assert_eq!((pp.kind, pp.prompt.tokens(), pp.generate), (Kind::Prefill { depth: 100 }, Some(512), 0));
+    let [tg] = &unfolded("kind = \"decode\"\ngenerate = 128")[..] else { panic!() };
+    assert_eq!((tg.kind, tg.prompt.tokens(), tg.generate), (Kind::Decode { depth: 0 }, Some(0), 128));
+    let [sweep] = &unfolded("kind = \"context-sweep\"\ngenerate = 1000")[..] else { panic!() };
+    assert_eq!((sweep.kind, sweep.generate), (Kind::ContextSweep, 1000));
+    assert_ne!(tg.digest(), sweep.digest());
+    assert_ne!(pp.digest(), Workload { kind: Kind::Prefill { depth: 101 }, ..pp.clone() }.digest());
+}
+
+#[test]
+fn lists_unfold_into_workloads_with_names_of_their_own() {
+    let names = |lines: &str| unfolded(lines).iter().map(|w| w.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names("kind = \"prefill\"\nprompt_tokens = [128, 512]\nbatch = [4]"), ["w-p128", "w-p512"]);
+    assert_eq!(
+        names("kind = \"decode\"\ngenerate = 8\ndepth = [0, 512]\nbatch = [1, 2]"),
+        ["w-d0-b1", "w-d0-b2", "w-d512-b1", "w-d512-b2"]
+    );
+    assert_eq!(names("prompt_tokens = 8\ngenerate = 8\nreplicas = [1, 2]"), ["w", "w"]);
+    let long = "n".repeat(63);
+    let said = errors(format!("{HEAD}[[workload]]\nname = \"{long}\"\nprompt_tokens = [8, 16]\ngenerate = 8"));
+    assert!(said.contains("use 1 to 64 of a-z"), "{said}");
+}
+
+#[test]
+fn keys_that_a_kind_has_not_are_named_with_the_reason() {
+    assert_snapshot!(workload("kind = \"prefil\"\nprompt_tokens = 8\ngenerate = 8"), @r#"scenario.toml:9: workload.kind = "prefil": not a kind of workload (known: generate, prefill, decode, context-sweep); did you mean 'prefill'?"#);
+    assert_snapshot!(workload("kind = \"prefill\"\nprompt = \"Row!\"\ngenerate = 8"), @r#"
+        scenario.toml:10: kind 'prefill' takes no prompt: forward passes are timed with made-up token ids; remove it
+        scenario.toml:10: workload.prompt = "Row!": synthetic weights have no tokenizer; give prompt_tokens without a text, or take real weights
+        scenario.toml:11: kind 'prefill' takes no generate: only the prompt is timed; remove it
+        "#);
+    assert_snapshot!(workload("kind = \"decode\"\nprompt_tokens = 8\ngenerate = 0"), @r#"
+        scenario.toml:10: kind 'decode' takes no prompt_tokens: steps follow what depth puts into the cache; remove it
+        scenario.toml:11: workload.generate = 0: needs generate >= 1: the steps that are timed
+        "#);
+    assert_snapshot!(workload("kind = \"context-sweep\"\ndepth = 8"), @r#"
+        scenario.toml:7: missing key 'workload.generate'; add generate = 32
+        scenario.toml:10: kind 'context-sweep' takes no depth: steps begin with an empty cache; remove it
+        "#);
+    assert_snapshot!(workload("prompt_tokens = 8\ngenerate = 8\ndepth = 8"), @"scenario.toml:11: kind 'generate' takes no depth: a longer prompt does that here; remove it");
+    assert_snapshot!(workload("kind = \"decode\"\ngenerate = 8\ndepth = [2048, 4096]"), @"scenario.toml:10: depth + generate of 'w-d2048': 2048 + 8 = 2056 > 2048 (context of tinyllama-1.1b)");
+    assert_snapshot!(workload("kind = \"prefill\"\nprompt_tokens = 2000\ndepth = 100"), @"scenario.toml:10: depth + prompt_tokens of 'w': 100 + 2000 = 2100 > 2048 (context of tinyllama-1.1b)");
+}
+
+#[test]
+fn passes_are_a_number_a_word_or_a_table() {
+    let passes = |line: &str| {
+        let text = format!("{HEAD}{line}\n{WORKLOAD}");
+        parse(&bundle(text)).map(|scenario| scenario.policy.passes).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(passes("policy.passes = 6"), Ok(Passes::fixed(6)));
+    assert_eq!(passes("policy.passes = \"adaptive\""), Ok(Passes::ADAPTIVE));
+    assert_eq!(passes("policy.passes = { max = 10 }"), Ok(Passes { max: 10, ..Passes::ADAPTIVE }));
+    assert_snapshot!(passes("policy.passes = \"six\"").unwrap_err(), @r#"scenario.toml:7: policy.passes = "six": is a number, "adaptive", or a table of min, max, within and budget"#);
+    assert_snapshot!(passes("policy.passes = 0").unwrap_err(), @"scenario.toml:7: policy.passes = 0: must be 1 to 1,000");
+    assert_snapshot!(passes("policy.passes = { min = 40 }").unwrap_err(), @"scenario.toml:7: policy.passes: min 40 > max 30; set both (defaults 6, 30)");
 }
 
 #[test]
@@ -170,10 +244,10 @@ fn replicas_are_a_number_or_several() {
 
 #[test]
 fn unknown_keys_are_named_with_what_was_probably_meant() {
-    assert_snapshot!(workload("prompt_tokens = 64\ngenerate = 32\nbacth = 2"), @"scenario.toml:11: unknown key 'bacth' (allowed: name, prompt_tokens, prompt_seed, prompt, prompt_file, generate, batch, replicas); did you mean 'batch'?");
+    assert_snapshot!(workload("prompt_tokens = 64\ngenerate = 32\nbacth = 2"), @"scenario.toml:11: unknown key 'bacth' (allowed: name, kind, prompt_tokens, prompt_seed, prompt, prompt_file, generate, depth, batch, replicas); did you mean 'batch'?");
     assert_snapshot!(changed("models", "modles"), @"scenario.toml:3: unknown key 'modles' (allowed: schema, name, description, models, weights, backends, precisions, devices, policy, fleet, workload); did you mean 'models'?");
     assert_snapshot!(errors(format!("{HEAD}{WORKLOAD}[policy]\nrepeat = 3\n[policy.warmup]\nmin_tiem = '1s'\n")), @"
-    scenario.toml:13: unknown key 'repeat' (allowed: repetitions, timeout, threads, weights_seed, warmup); did you mean 'repetitions'?
+    scenario.toml:13: unknown key 'repeat' (allowed: repetitions, passes, timeout, threads, weights_seed, warmup); did you mean 'repetitions'?
     scenario.toml:15: unknown key 'min_tiem' (allowed: min_repetitions, max_repetitions, min_time, max_time, stable_within); did you mean 'min_time'?
     ");
 }

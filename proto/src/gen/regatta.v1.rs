@@ -30,6 +30,12 @@ pub struct Workload {
     /// Devices that execute it at the same time, each with its own copy of the model. 0 means 1.
     #[prost(uint32, tag = "6")]
     pub replicas: u32,
+    /// "generate", "prefill", "decode" or "context-sweep". Empty means "generate".
+    #[prost(string, tag = "7")]
+    pub kind: ::prost::alloc::string::String,
+    /// Tokens in the key/value cache before the clock starts.
+    #[prost(uint32, tag = "8")]
+    pub depth: u32,
     /// Where the prompt's token ids come from.
     #[prost(oneof = "workload::Prompt", tags = "2, 3")]
     pub prompt: ::core::option::Option<workload::Prompt>,
@@ -86,6 +92,23 @@ pub struct Policy {
     /// Try cells that the memory preflight would skip.
     #[prost(bool, tag = "7")]
     pub force: bool,
+    /// How many worker processes measure each cell, one after the other. Absent: one.
+    #[prost(message, optional, tag = "8")]
+    pub passes: ::core::option::Option<Passes>,
+}
+/// How many worker processes measure each cell.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Passes {
+    #[prost(uint32, tag = "1")]
+    pub min: u32,
+    #[prost(uint32, tag = "2")]
+    pub max: u32,
+    /// Between the two: enough when the interval of the median reaches no further than this to either side, as a share of it.
+    #[prost(double, tag = "3")]
+    pub within: f64,
+    /// And no new one begins after this time, in nanoseconds.
+    #[prost(uint64, tag = "4")]
+    pub budget_ns: u64,
 }
 /// When a cell is warm enough to be measured.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -189,7 +212,7 @@ pub struct Sample {
     pub started_at_unix_ns: i64,
     #[prost(message, optional, tag = "5")]
     pub times: ::core::option::Option<Times>,
-    /// Prompt length of each sequence, in tokens.
+    /// Prompt length of each sequence, in tokens. 0 where steps were timed that follow no prompt.
     #[prost(uint32, tag = "6")]
     pub prompt_tokens: u32,
     /// BLAKE3 over the prompt's token ids, 32 bytes.
@@ -198,7 +221,7 @@ pub struct Sample {
     /// Sequences side by side.
     #[prost(uint32, tag = "8")]
     pub batch: u32,
-    /// Generated token ids, sequence after sequence.
+    /// Generated token ids, sequence after sequence. Empty where none were chosen.
     #[prost(uint32, repeated, tag = "9")]
     pub output: ::prost::alloc::vec::Vec<u32>,
     /// Time to load the model, in nanoseconds.
@@ -235,6 +258,12 @@ pub struct CellEnd {
     /// The reason, at most 64 KiB.
     #[prost(string, tag = "4")]
     pub detail: ::prost::alloc::string::String,
+    /// Worker processes that measured it. 0: not said, one.
+    #[prost(uint32, tag = "5")]
+    pub passes: u32,
+    /// Why it was not measured by more: "fixed", "precise", "most" or "budget". Empty: not said.
+    #[prost(string, tag = "6")]
+    pub stop: ::prost::alloc::string::String,
 }
 /// A device of an agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -291,6 +320,9 @@ pub struct StartTrial {
     /// Folder of the artifact's files on this machine.
     #[prost(string, tag = "3")]
     pub artifact_dir: ::prost::alloc::string::String,
+    /// Which of the trial's passes this worker process is, from 0: its repetitions are numbered on from those before it.
+    #[prost(uint32, tag = "4")]
+    pub pass: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Continue {}
@@ -752,6 +784,9 @@ pub struct Progress {
     /// Tokens per second of the last repetition, first token left out. 0 when unknown.
     #[prost(double, tag = "6")]
     pub decode_rate: f64,
+    /// Which of the trial's passes it is at, from 0.
+    #[prost(uint32, tag = "7")]
+    pub pass: u32,
 }
 /// Generated client implementations.
 pub mod agent_service_client {
@@ -1089,6 +1124,9 @@ pub struct ScenarioBundle {
     /// Try cells that the memory preflight would skip.
     #[prost(bool, tag = "6")]
     pub force: bool,
+    /// How many worker processes measure each cell, in place of the scenario's choice.
+    #[prost(message, optional, tag = "7")]
+    pub passes: ::core::option::Option<Passes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitRunResponse {

@@ -5,8 +5,9 @@
 //! | `run`, `cell` | run id; the cell's hash, the same for the same cell in other runs |
 //! | `agent`, `device`, `backend`, `model`, `weights`, `format`, `precision`, `workload` | the cell |
 //! | `replicas`, `replica` | devices that did it at the same time; the position of this one, from 0 |
+//! | `kind`, `depth` | of the workload: `generate`, or forward passes alone; tokens in the cache before |
 //! | `prompt_tokens`, `generated_tokens`, `batch` | per sequence; sequences side by side |
-//! | `repetition`, `epoch` | from 0; the lease |
+//! | `repetition`, `pass`, `epoch` | from 0, through all passes; the worker process, from 0; the lease |
 //! | `counted` | whether statistics count it: `false` for earlier leases |
 //! | `cell_state` | how the cell ended |
 //! | `started_at` | UTC, a label |
@@ -26,7 +27,7 @@ use crate::error::Result;
 use crate::stats::{Repetition, ms};
 use crate::text;
 
-const COLUMNS: [&str; 37] = [
+const COLUMNS: [&str; 40] = [
     "run",
     "cell",
     "agent",
@@ -39,10 +40,13 @@ const COLUMNS: [&str; 37] = [
     "workload",
     "replicas",
     "replica",
+    "kind",
+    "depth",
     "prompt_tokens",
     "generated_tokens",
     "batch",
     "repetition",
+    "pass",
     "epoch",
     "counted",
     "cell_state",
@@ -99,17 +103,20 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         cell.workload.name.to_string(),
         cell.workload.replicas.to_string(),
         cell.replica.to_string(),
+        cell.workload.kind.as_str().to_owned(),
+        cell.workload.kind.depth().to_string(),
         sample.prompt_tokens.to_string(),
         sample.times.tokens.len().to_string(),
         sample.batch.to_string(),
         sample.key.repetition.to_string(),
+        (sample.key.repetition / result.per_pass.max(1)).to_string(),
         sample.key.epoch.0.to_string(),
         counted.to_string(),
         result.state().to_owned(),
         sample.started_at.to_string(),
         result.start_skew_ns(sample).map(|skew| skew.to_string()).unwrap_or_default(),
-        decimal(Some(numbers.ttft_ms)),
-        decimal(Some(numbers.prefill_rate)),
+        decimal(numbers.ttft_ms),
+        decimal(numbers.prefill_rate),
         decimal(numbers.decode_rate),
         decimal(numbers.tpot_ms),
         decimal(numbers.itl.map(|i| i.p50)),

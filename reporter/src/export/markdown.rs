@@ -15,7 +15,7 @@ pub(super) fn markdown(report: &Report) -> String {
     line(
         &mut out,
         &format!(
-            "<sub>Regatta {}, method version {}. Medians over repetitions, ± median absolute deviation.</sub>",
+            "<sub>Regatta {}, method version {}. Medians over worker processes (over repetitions of a single one), ± median absolute deviation.</sub>",
             report.regatta_version, report.method_version
         ),
     );

@@ -4,6 +4,7 @@ use regatta_core::cell::{Cell, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
+use regatta_core::passes::StopReason;
 use regatta_core::sample::Sample;
 use serde::Serialize;
 
@@ -41,7 +42,7 @@ pub struct CellRow {
     pub size: String,
     /// Model and device.
     pub place: String,
-    /// Counted repetitions.
+    /// Values behind the medians: worker processes, or repetitions of a single one.
     pub n: usize,
     /// Whether more repetitions are to come.
     pub partial: bool,
@@ -157,7 +158,7 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         workload: measured.workload().name.to_string(),
         size: size(measured.workload(), measured.prompt_tokens()),
         place: subject.label(),
-        n: stats.n,
+        n: stats.values(),
         partial: !measured.result.is_ok(),
         decode: spread(stats.decode_rate),
         decode_ci: interval(stats.decode_rate),
@@ -260,11 +261,23 @@ fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
         title: measured.label(),
         place: subject.label(),
         state: result.state(),
-        counted: text::count(result.samples.len(), "repetition"),
+        counted: how_counted(measured),
         facts: facts(measured),
         repetitions: counted.chain(result.superseded.iter().map(|s| repetition(s, false))).collect(),
         rejected: rejected.map(refusal).collect(),
     }
+}
+
+/// `21 repetitions of 7 worker processes (the interval was narrow enough)`.
+fn how_counted(measured: &Measured<'_>) -> String {
+    let repetitions = text::count(measured.stats.n, "repetition");
+    let of = match measured.stats.processes {
+        0 | 1 => String::new(),
+        processes => format!(" of {processes} worker processes"),
+    };
+    let why = measured.result.stopped.filter(|stopped| stopped.reason != StopReason::Fixed);
+    let why = why.map(|stopped| format!(" ({})", stopped.reason.meaning())).unwrap_or_default();
+    format!("{repetitions}{of}{why}")
 }
 
 fn refusal(rejected: &Rejected) -> String {
@@ -310,8 +323,8 @@ fn repetition(sample: &Sample, counted: bool) -> RepetitionRow {
         epoch: sample.key.epoch.0,
         counted,
         started_at: text::second(sample.started_at),
-        ttft: text::number(numbers.ttft_ms),
-        prefill: text::number(numbers.prefill_rate),
+        ttft: text::optional(numbers.ttft_ms),
+        prefill: text::optional(numbers.prefill_rate),
         decode: text::optional(numbers.decode_rate),
         tpot: text::optional(numbers.tpot_ms),
         itl_p50: text::optional(itl.map(|i| i.p50)),

@@ -3,7 +3,7 @@
 use regatta_core::artifact::Precision;
 use regatta_core::backend::BackendKind;
 use regatta_core::metrics::Metrics;
-use regatta_core::workload::Workload;
+use regatta_core::workload::{Kind, Workload};
 use serde::Serialize;
 
 use super::subject::{Measured, Subject, size};
@@ -274,18 +274,43 @@ pub struct Strip {
 /// Every chart that the subject has data for; `slug` goes into their file names.
 pub(super) fn all(subject: &Subject<'_>, slug: &str) -> Vec<Chart> {
     let context = Context { subject, slug, backends: subject.backends() };
-    let decode =
-        context.bars("decode", "Decode rate", "How fast tokens are generated", "tokens/s", |m| m.stats.decode_rate);
-    let prefill =
-        context.bars("prefill", "Prefill rate", "How fast prompts are processed", "tokens/s", |m| m.stats.prefill_rate);
+    let decode = Rate {
+        name: "decode",
+        axis: "Decode rate",
+        title: if subject.is_kernel() { "How fast steps are computed" } else { "How fast tokens are generated" },
+        applies: |kind| !matches!(kind, Kind::Prefill { .. }),
+        of: |m| m.stats.decode_rate,
+    };
+    let prefill = Rate {
+        name: "prefill",
+        axis: "Prefill rate",
+        title: "How fast prompts are processed",
+        applies: |kind| !kind.is_decode(),
+        of: |m| m.stats.prefill_rate,
+    };
     let charts = [
-        decode.map(Chart::Bars),
-        prefill.map(Chart::Bars),
+        context.bars(&decode).map(Chart::Bars),
+        context.bars(&prefill).map(Chart::Bars),
+        context.prompt_length().map(Chart::Lines),
         context.ttft().map(Chart::Lines),
         context.context_length().map(Chart::Lines),
         context.intervals().map(Chart::Strips),
     ];
     charts.into_iter().flatten().collect()
+}
+
+/// A rate in tokens per second, as bars.
+struct Rate {
+    /// For file names.
+    name: &'static str,
+    /// What is on the axis.
+    axis: &'static str,
+    /// What the chart shows.
+    title: &'static str,
+    /// Whether workloads of a kind have it.
+    applies: fn(Kind) -> bool,
+    /// Where it is.
+    of: fn(&Measured<'_>) -> Option<Summary>,
 }
 
 /// What all charts of a subject share.
@@ -307,30 +332,24 @@ impl<'a> Context<'a> {
         Caption { slug, title, subtitle: parts.join("\u{a0}· "), value_axis, series }
     }
 
-    fn bars(
-        &self,
-        name: &str,
-        axis: &str,
-        title: &str,
-        unit: &str,
-        of: fn(&Measured<'_>) -> Option<Summary>,
-    ) -> Option<BarChart> {
-        let n = self.usual_n();
+    fn bars(&self, rate: &Rate) -> Option<BarChart> {
+        let (n, of) = (self.usual_n(), rate.of);
         let measured = self.subject.cells.iter().filter(|m| of(m).is_some());
         if measured.count() == 0 {
             return None;
         }
-        let workloads = self.subject.workloads();
+        let mut workloads = self.subject.workloads();
+        workloads.retain(|workload| (rate.applies)(workload.kind));
         let panels = workloads.iter().take(MAX_PANELS).map(|w| self.bar_panel(w, n, of)).collect();
         let suspect = self.subject.cells.iter().any(Measured::is_suspect);
         let notes = [
-            repetitions(n),
+            self.counted(),
             "whiskers: minimum to maximum".to_owned(),
             if suspect { "hollow: see its flags".to_owned() } else { String::new() },
             left_out(workloads.len()),
         ];
-        let axis = format!("{axis}, {unit}");
-        Some(BarChart { caption: self.caption(name, format!("{title}, in {unit}"), axis, &notes), panels })
+        let (title, axis) = (format!("{}, in tokens/s", rate.title), format!("{}, tokens/s", rate.axis));
+        Some(BarChart { caption: self.caption(rate.name, title, axis, &notes), panels })
     }
 
     fn bar_panel(&self, workload: &Workload, n: usize, of: fn(&Measured<'_>) -> Option<Summary>) -> BarPanel {
@@ -347,9 +366,15 @@ impl<'a> Context<'a> {
         format!("{}: {}", workload.name, size(workload, cell.and_then(Measured::prompt_tokens)))
     }
 
-    /// The most repetitions that a cell has.
+    /// The most values that a cell has: worker processes, or repetitions of a single one.
     fn usual_n(&self) -> usize {
-        self.subject.cells.iter().map(|m| m.stats.n).max().unwrap_or(0)
+        self.subject.cells.iter().map(|m| m.stats.values()).max().unwrap_or(0)
+    }
+
+    /// What a median is of, in words.
+    fn counted(&self) -> String {
+        let several = self.subject.cells.iter().any(|m| m.stats.processes > 1);
+        counted(self.usual_n(), several)
     }
 
     /// Cells that are charted over a length: those of the smallest batch, since rates of others are another matter.
@@ -401,10 +426,37 @@ impl<'a> Context<'a> {
         if lengths.first() == lengths.last() {
             return None;
         }
-        let notes = [repetitions(self.usual_n()), "whiskers: minimum to maximum".to_owned(), self.batch_note()];
+        let notes = [self.counted(), "whiskers: minimum to maximum".to_owned(), self.batch_note()];
         let title = "How long the first token takes as the prompt grows, in ms".to_owned();
         Some(LineChart {
             caption: self.caption("ttft", title, "TTFT, ms".to_owned(), &notes),
+            length_axis: "prompt length, tokens".to_owned(),
+            length_scale: length_scale(&lengths),
+            value_scale: value_scale(points(&panels).map(|p| p.value)),
+            shared: true,
+            panels,
+        })
+    }
+
+    /// Prompts by themselves, over their length: those of the smallest depth.
+    fn prompt_length(&self) -> Option<LineChart> {
+        let prompts = || self.subject.cells.iter().filter(|m| matches!(m.workload().kind, Kind::Prefill { .. }));
+        let depth = prompts().map(|m| m.workload().kind.depth()).min()?;
+        let panels = self.line_panels(|backend, precision| {
+            let cells = self.charted(backend, precision).filter(|m| m.workload().kind == Kind::Prefill { depth });
+            let mut points: Vec<Point> = cells.filter_map(prefill_point).collect();
+            points.sort_by(|a, b| a.length.total_cmp(&b.length));
+            if points.is_empty() { vec![] } else { vec![points] }
+        });
+        let lengths = sorted(points(&panels).map(|p| p.length));
+        if lengths.first() == lengths.last() {
+            return None;
+        }
+        let at = if depth == 0 { String::new() } else { format!("depth {depth}") };
+        let notes = [self.counted(), "whiskers: minimum to maximum".to_owned(), self.batch_note(), at];
+        let title = "How fast prompts are processed as they grow, in tokens/s".to_owned();
+        Some(LineChart {
+            caption: self.caption("prefill-length", title, "Prefill rate, tokens/s".to_owned(), &notes),
             length_axis: "prompt length, tokens".to_owned(),
             length_scale: length_scale(&lengths),
             value_scale: value_scale(points(&panels).map(|p| p.value)),
@@ -523,11 +575,17 @@ fn strip_row(label: String, series: usize, measured: &Measured<'_>) -> StripRow 
     StripRow { label, series, strip, missing }
 }
 
+/// A cell's prefill rate over its prompt's length.
+fn prefill_point(measured: &Measured<'_>) -> Option<Point> {
+    let (length, s) = (measured.prompt_tokens()?, measured.stats.prefill_rate?);
+    Some(Point { length: f64::from(length), value: s.median, low: s.min, high: s.max })
+}
+
 /// One point for each prompt length; cells of the same length are pooled.
 fn ttft_points<'a, 'b: 'a>(cells: impl Iterator<Item = &'a Measured<'b>>) -> Vec<Point> {
     let mut by_length = std::collections::BTreeMap::<u32, Vec<f64>>::new();
     for sample in cells.flat_map(|m| &m.result.samples) {
-        by_length.entry(sample.prompt_tokens).or_default().push(Repetition::of(sample).ttft_ms);
+        by_length.entry(sample.prompt_tokens).or_default().extend(Repetition::of(sample).ttft_ms);
     }
     let point = |(length, values)| {
         let s = Summary::of(values)?;
@@ -539,10 +597,12 @@ fn ttft_points<'a, 'b: 'a>(cells: impl Iterator<Item = &'a Measured<'b>>) -> Vec
 /// Decode rates by context length, in pieces of neighbouring bins of `bin` tokens.
 fn context_pieces<'a, 'b: 'a>(cells: impl Iterator<Item = &'a Measured<'b>>, bin: u32) -> Vec<Vec<Point>> {
     let mut bins = std::collections::BTreeMap::<u32, Vec<f64>>::new();
-    for sample in cells.flat_map(|m| &m.result.samples) {
+    let samples = cells.flat_map(|m| m.result.samples.iter().map(|sample| (m.workload().kind.depth(), sample)));
+    for (depth, sample) in samples {
         for (step, ns) in Metrics::of(sample).itl_ns.into_iter().enumerate() {
-            // The step reads the prompt and every token generated before it.
-            let context = sample.prompt_tokens.saturating_add(u32::try_from(step).unwrap_or(u32::MAX));
+            // The step reads what was there, the prompt, and every token before it.
+            let before = depth.saturating_add(sample.prompt_tokens);
+            let context = before.saturating_add(u32::try_from(step).unwrap_or(u32::MAX));
             bins.entry(context / bin).or_default().push(f64::from(sample.batch) * 1e3 / ms(ns));
         }
     }
@@ -585,11 +645,12 @@ fn value_scale(values: impl Iterator<Item = f64>) -> Scale {
     }
 }
 
-fn repetitions(n: usize) -> String {
-    let ci = if n < MIN_FOR_CI { ", no CI" } else { "" };
-    match n {
-        0 | 1 => "one repetition".to_owned(),
-        n => format!("median of {n} repetitions{ci}"),
+/// What a median is of: worker processes, or repetitions of a single one, which give no interval.
+fn counted(n: usize, processes: bool) -> String {
+    match (n, processes) {
+        (0 | 1, _) => "one repetition".to_owned(),
+        (n, true) => format!("median of {n} worker processes{}", if n < MIN_FOR_CI { ", no CI" } else { "" }),
+        (n, false) => format!("median of {n} repetitions of one process, no CI"),
     }
 }
 

@@ -44,6 +44,15 @@ pub(super) fn all() -> Vec<Definition> {
              tokens by the whole time report another number under the same name.",
         ),
         define("TPOT", "(t_N − t₁) / (N − 1)", "ms", "Time per output token: batch / decode rate. None for N < 2."),
+        define(
+            "Forward passes alone",
+            "batch · N / (t_N − t_p)",
+            "tokens/s",
+            "Of workloads of kind prefill, decode and context-sweep: no tokenizer, no choice of tokens, one wait for the \
+             device after each step, random token ids, as in llama-bench's pp and tg. All steps count, and TPOT is \
+             (t_N − t_p) / N. Depth is what the key/value cache holds before the clock starts. Never charted with what is \
+             timed end to end.",
+        ),
         Definition {
             term: "ITL",
             formula: "tᵢ − tᵢ₋₁, i = 2 … N",
@@ -88,9 +97,10 @@ pub(super) fn all() -> Vec<Definition> {
             formula: "MAD = median |xᵢ − median|",
             unit: "",
             note: format!(
-                "The unit is the repetition. From {MIN_FOR_CI} repetitions on, an interval between two order \
-                 statistics covers the median with at least 95 % confidence; with fewer there is no CI. \
-                 Repetitions of one process share caches and memory layout: their spread is not that of fresh processes."
+                "The unit is the worker process: the median of its repetitions is one value. From {MIN_FOR_CI} processes on, \
+                 an interval between two order statistics covers their median with at least 95 % confidence; with fewer \
+                 there is no CI. Repetitions of a single process are shown with their spread, which is not that of fresh \
+                 processes: they share caches and memory layout."
             ),
         },
         define(

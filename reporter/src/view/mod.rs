@@ -6,6 +6,7 @@ mod charts;
 mod compare;
 mod definitions;
 mod hosts;
+mod overhead;
 mod replicas;
 mod subject;
 mod summary;
@@ -23,6 +24,7 @@ pub use self::charts::{
 pub use self::compare::{Comparison, Headline, Pair, Ratio};
 pub use self::definitions::Definition;
 pub use self::hosts::{Engine, HostView};
+pub use self::overhead::Overhead;
 pub use self::replicas::GroupRow;
 use self::subject::Subject;
 pub use self::summary::{Banner, Count};
@@ -71,6 +73,9 @@ pub struct RunView {
     pub headlines: Vec<Headline>,
     /// Engine against engine, for each precision.
     pub comparisons: Vec<Comparison>,
+    /// What answers cost beyond their forward passes, where both were measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overheads: Vec<Overhead>,
     /// Charts, for each model on each device.
     pub sections: Vec<Section>,
     /// Every measured cell.
@@ -142,6 +147,7 @@ fn run_view(run: &Run, several: bool) -> RunView {
         setup: hosts::setup(run),
         headlines: compare::headlines(&subjects, &comparisons),
         comparisons,
+        overheads: overhead::overheads(&subjects),
         sections: sections(&subjects, &prefix).into_iter().chain(replicas::sections(&groups, &prefix)).collect(),
         rows: cells::rows(&subjects),
         groups: replicas::rows(&groups),

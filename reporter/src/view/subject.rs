@@ -1,10 +1,11 @@
-//! Subjects: a run's cells grouped by what may be compared directly, one model with one kind of weights on one device.
+//! Subjects: a run's cells grouped by what may be compared directly, one model with one kind of weights on one device, either
+//! end to end or forward passes alone.
 
 use regatta_core::artifact::{ArtifactRef, Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Cell;
 use regatta_core::flag::Flag;
-use regatta_core::workload::Workload;
+use regatta_core::workload::{Kind, Workload};
 
 use crate::dataset::{CellResult, Run};
 use crate::stats::CellStats;
@@ -16,7 +17,7 @@ pub(super) struct Measured<'a> {
     pub(super) stats: CellStats,
 }
 
-/// One model with one kind of weights on one device.
+/// One model with one kind of weights on one device, timed in one way.
 pub(super) struct Subject<'a> {
     pub(super) run: &'a Run,
     pub(super) cells: Vec<Measured<'a>>,
@@ -35,7 +36,7 @@ pub(super) fn replicas(run: &Run) -> Vec<Subject<'_>> {
 fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
     let mut subjects: Vec<Subject<'_>> = Vec::new();
     for result in run.cells.iter().filter(|result| which(&result.cell)) {
-        let measured = Measured { result, stats: CellStats::of(&result.samples) };
+        let measured = Measured { result, stats: CellStats::of(&result.samples, result.per_pass) };
         match subjects.iter_mut().find(|s| same(s.cell(), &result.cell)) {
             Some(subject) => subject.cells.push(measured),
             None => subjects.push(Subject { run, cells: vec![measured] }),
@@ -46,11 +47,12 @@ fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
 
 fn same(a: &Cell, b: &Cell) -> bool {
     let key = |artifact: &ArtifactRef| (artifact.model.clone(), artifact.weights);
-    (&a.agent, a.device) == (&b.agent, b.device) && key(&a.artifact) == key(&b.artifact)
+    let kernel = |cell: &Cell| cell.workload.kind.is_kernel();
+    (&a.agent, a.device, kernel(a)) == (&b.agent, b.device, kernel(b)) && key(&a.artifact) == key(&b.artifact)
 }
 
 impl<'a> Subject<'a> {
-    /// Any of its cells: they agree in agent, device, model and weights.
+    /// Any of its cells: they agree in agent, device, model, weights, and in whether forward passes alone are timed.
     pub(super) fn cell(&self) -> &'a Cell {
         &self.cells[0].result.cell
     }
@@ -59,19 +61,30 @@ impl<'a> Subject<'a> {
     pub(super) fn label(&self) -> String {
         let cell = self.cell();
         let name = self.run.device(cell).map(|d| format!(" ({})", text::label(&d.name))).unwrap_or_default();
-        format!("{} on {}{name} of {}", cell.artifact.model, cell.device, cell.agent)
+        format!("{} on {}{name} of {}{}", cell.artifact.model, cell.device, cell.agent, self.timed())
+    }
+
+    /// `, forward passes alone`, where that is what is timed.
+    fn timed(&self) -> &'static str {
+        if self.is_kernel() { ", forward passes alone" } else { "" }
+    }
+
+    /// Whether forward passes alone are timed.
+    pub(super) fn is_kernel(&self) -> bool {
+        self.cell().workload.kind.is_kernel()
     }
 
     /// As [`Self::label`], without the device's name.
     pub(super) fn short_label(&self) -> String {
         let cell = self.cell();
-        format!("{} on {} of {}", cell.artifact.model, cell.device, cell.agent)
+        format!("{} on {} of {}{}", cell.artifact.model, cell.device, cell.agent, self.timed())
     }
 
     /// A short unique name within the run.
     pub(super) fn key(&self) -> String {
         let Cell { agent, device, artifact, .. } = self.cell();
-        format!("{agent} {device} {} {}", artifact.model, artifact.weights)
+        let timed = if self.is_kernel() { " kernel" } else { "" };
+        format!("{agent} {device} {} {}{timed}", artifact.model, artifact.weights)
     }
 
     pub(super) fn is_synthetic(&self) -> bool {
@@ -143,9 +156,19 @@ impl<'a> Measured<'a> {
     }
 }
 
-/// `512 + 128 tokens`, and the batch where there is one: prompt and generated tokens.
+/// `512 + 128 tokens`, and the batch where there is one: prompt and generated tokens. Of forward passes alone, `512 tokens`
+/// or `128 steps`, and the depth where there is one.
 pub(super) fn size(workload: &Workload, prompt_tokens: Option<u32>) -> String {
     let prompt = prompt_tokens.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let work = match workload.kind {
+        Kind::Generate => format!("{prompt} + {} tokens", workload.generate),
+        Kind::Prefill { .. } => format!("{prompt} tokens"),
+        Kind::Decode { .. } | Kind::ContextSweep => format!("{} steps", workload.generate),
+    };
+    let depth = match workload.kind.depth() {
+        0 => String::new(),
+        depth => format!(" at depth {depth}"),
+    };
     let batch = if workload.batch > 1 { format!(", batch {}", workload.batch) } else { String::new() };
-    format!("{prompt} + {} tokens{batch}", workload.generate)
+    format!("{work}{depth}{batch}")
 }

@@ -19,7 +19,7 @@ use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::trial::Epoch;
 use regatta_core::worker::{Engine, SimdLevel, WORKER_PROTOCOL, WorkerInfo};
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_reporter::dataset::{CellResult, Dataset, Host, Run, WorkerFacts};
 
 /// When every run of the test data began.
@@ -114,6 +114,7 @@ pub(crate) fn cells(plan: &Plan, agent: &str, weights: Weights) -> Vec<CellResul
                         precision: *precision,
                     },
                     workload: Arc::new(Workload {
+                        kind: Kind::Generate,
                         name: name.parse().unwrap(),
                         prompt: Prompt::Seeded { seed: 1, tokens: *prompt },
                         generate: *generate,
@@ -387,6 +388,7 @@ fn replica(hosts: [&str; 2], backend: BackendKind, precision: Precision, replica
             precision,
         },
         workload: Arc::new(Workload {
+            kind: Kind::Generate,
             name: "chat".parse().unwrap(),
             prompt: Prompt::Seeded { seed: 1, tokens: 128 },
             generate: 128,
@@ -440,6 +442,8 @@ pub(crate) fn fleet() -> Dataset {
     plan.precisions = vec![Precision::Q8_0];
     plan.backends = vec![BackendKind::LlamaCpp];
     both.extend(cells(&plan, "bench-02", Weights::Synthetic));
+    // Each repetition is of a process of its own.
+    both.iter_mut().for_each(|cell| cell.per_pass = 1);
     let mut full = run(both);
     full.hosts.push(host("bench-02"));
     let mut empty = run(vec![]);

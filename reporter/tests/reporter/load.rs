@@ -58,6 +58,7 @@ fn submission(run: &Run) -> NewRun {
             models: String::new(),
             weights: None,
             force: false,
+            passes: None,
         },
         policy: Policy::default(),
         matrix: Matrix { cells, trials: vec![trial] },
@@ -82,7 +83,7 @@ fn batch(run: &Run, trial: &TrialId, epoch: Epoch) -> Batch {
     };
     let cell = &run.cells[0];
     let samples = cell.samples.iter().cloned().map(|s| Content::Sample(Box::new(s)));
-    let end = EndedCell { hash: cell.hash, outcome: Outcome::Ok };
+    let end = EndedCell::new(cell.hash, Outcome::Ok);
     let contents = [Content::Worker(worker), Content::Unreadable("is not a record".to_owned())]
         .into_iter()
         .chain(samples)

@@ -192,15 +192,22 @@ impl Backend for Candle {
             return Err(BackendError::unsupported(reason));
         }
         let network = match &mut self.network {
-            Network::Llama { model, empty } => Running::Llama { model, cache: empty.clone(), empty },
-            Network::Mistral(model) => Running::Mistral(model),
-            Network::Quantised(model) => Running::Quantised(model),
+            Network::Llama { model, empty } => Running::Llama { model, cache: empty.clone(), kept: empty.clone() },
+            Network::Mistral(model) => {
+                model.clear_kv_cache();
+                Running::Mistral { kept: model.clone(), model }
+            }
+            Network::Quantised(model) => {
+                model.clear_kv_cache();
+                Running::Quantised { kept: model.clone(), model }
+            }
         };
         let mut session = Candling {
             network,
             device: &self.device,
             vocab: self.limits.vocab as usize,
-            prompt: Vec::with_capacity(plan.batch as usize * plan.prompt as usize),
+            prompt: Vec::with_capacity(plan.batch as usize * plan.fed() as usize),
+            kept: 0,
             position: 0,
             logits: None,
         };
@@ -209,27 +216,36 @@ impl Backend for Candle {
     }
 }
 
-/// A network with its cache.
+/// A network with its cache, and what a reset comes back to. Copies share the weights, and the tensors of the cache, which
+/// never change: a longer cache is a new one.
 enum Running<'m> {
-    Llama { model: &'m llama::Llama, cache: llama::Cache, empty: &'m llama::Cache },
-    Mistral(&'m mut mistral::Model),
-    Quantised(&'m mut quantized_llama::ModelWeights),
+    Llama { model: &'m llama::Llama, cache: llama::Cache, kept: llama::Cache },
+    Mistral { model: &'m mut mistral::Model, kept: mistral::Model },
+    Quantised { model: &'m mut quantized_llama::ModelWeights, kept: quantized_llama::ModelWeights },
 }
 
 impl Running<'_> {
     fn forward(&mut self, tokens: &Tensor, position: usize) -> candle_core::Result<Tensor> {
         match self {
             Self::Llama { model, cache, .. } => model.forward(tokens, position, cache),
-            Self::Mistral(model) => model.forward(tokens, position),
-            Self::Quantised(model) => model.forward(tokens, position),
+            Self::Mistral { model, .. } => model.forward(tokens, position),
+            Self::Quantised { model, .. } => model.forward(tokens, position),
         }
     }
 
-    fn clear(&mut self) {
+    fn restore(&mut self) {
         match self {
-            Self::Llama { cache, empty, .. } => *cache = empty.clone(),
-            Self::Mistral(model) => model.clear_kv_cache(),
-            Self::Quantised(model) => model.clear_kv_cache(),
+            Self::Llama { cache, kept, .. } => *cache = kept.clone(),
+            Self::Mistral { model, kept } => **model = kept.clone(),
+            Self::Quantised { model, kept } => **model = kept.clone(),
+        }
+    }
+
+    fn keep(&mut self) {
+        match self {
+            Self::Llama { cache, kept, .. } => *kept = cache.clone(),
+            Self::Mistral { model, kept } => *kept = model.clone(),
+            Self::Quantised { model, kept } => *kept = model.clone(),
         }
     }
 }
@@ -241,6 +257,8 @@ struct Candling<'m> {
     vocab: usize,
     /// Room for the prompts' ids, one sequence after the other.
     prompt: Vec<u32>,
+    /// Tokens that each sequence holds after a reset.
+    kept: usize,
     /// Tokens that each sequence holds.
     position: usize,
     /// Logits of the last positions: sequences × vocabulary, 32-bit.
@@ -268,9 +286,19 @@ impl Candling<'_> {
 
 impl Session for Candling<'_> {
     fn reset(&mut self) -> Result<(), BackendError> {
-        self.network.clear();
+        self.network.restore();
         self.logits = None;
-        self.position = 0;
+        self.position = self.kept;
+        self.device.synchronize().map_err(error)
+    }
+
+    fn keep(&mut self) -> Result<(), BackendError> {
+        self.network.keep();
+        self.kept = self.position;
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), BackendError> {
         self.device.synchronize().map_err(error)
     }
 

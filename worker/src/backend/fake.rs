@@ -176,6 +176,14 @@ impl Session for Pretence {
         Ok(())
     }
 
+    fn keep(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<(), BackendError> {
         self.tokens.clear();
         let salt = if self.fault == Some(Fault::Output) { u64::from(self.resets) } else { 0 };

@@ -6,6 +6,8 @@
 //!   goes in one call, which llama.cpp cuts into micro-batches of [`MICRO_BATCH`] tokens, its default.
 //! - **Key/value cache and flash attention** are fixed: f16 and on, llama.cpp's defaults on the CPU; under f32 weights
 //!   f32 and off, because the fused kernels round to 16 bits where candle keeps 32 (see [`Attention`]).
+//! - **Depth** stays where it was computed: a reset takes the positions behind it out of the cache. llama-bench writes a saved
+//!   copy back instead; the cells are the same ones, and nothing is copied here.
 //! - **Logits** are computed for the last token of each prompt only, and read where llama.cpp put them.
 //! - **Logs** go through `tracing`, so that the worker decides what is shown; nothing is logged in a step.
 
@@ -140,7 +142,7 @@ impl LlamaCpp {
         Ok(LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(all))
             .with_n_seq_max(plan.batch)
-            .with_n_batch(plan.batch.saturating_mul(plan.prompt).max(MICRO_BATCH))
+            .with_n_batch(plan.batch.saturating_mul(plan.fed()).max(MICRO_BATCH))
             .with_n_ubatch(MICRO_BATCH)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
@@ -189,13 +191,14 @@ impl Backend for LlamaCpp {
             ),
         })?;
         let sequences = i32::try_from(plan.batch).map_err(BackendError::unsupported)?;
-        let tokens = plan.batch as usize * plan.prompt.max(1) as usize;
+        let tokens = plan.batch as usize * plan.fed() as usize;
         Ok(Box::new(Running {
             context,
             prompt: LlamaBatch::new(tokens, 1),
             step: LlamaBatch::new(plan.batch as usize, 1),
             sequences,
             oom: self.oom,
+            kept: 0,
             position: 0,
             rows: Vec::with_capacity(plan.batch as usize),
         }))
@@ -211,6 +214,8 @@ struct Running<'m> {
     step: LlamaBatch<'static>,
     sequences: i32,
     oom: FailureKind,
+    /// Tokens that each sequence holds after a reset.
+    kept: i32,
     /// Tokens that each sequence holds.
     position: i32,
     /// Where in the last batch each sequence's logits are.
@@ -226,10 +231,27 @@ impl Running<'_> {
 
 impl Session for Running<'_> {
     fn reset(&mut self) -> Result<(), BackendError> {
-        self.context.clear_kv_cache();
+        if let Some(kept) = u32::try_from(self.kept).ok().filter(|kept| *kept > 0) {
+            let done = self.context.clear_kv_cache_seq(None, Some(kept), None).map_err(BackendError::engine)?;
+            if !done {
+                return Err(BackendError::engine("llama.cpp can't take positions out of this model's cache"));
+            }
+        } else {
+            self.context.clear_kv_cache();
+        }
         self.context.synchronize();
-        self.position = 0;
+        self.position = self.kept;
         self.rows.clear();
+        Ok(())
+    }
+
+    fn keep(&mut self) -> Result<(), BackendError> {
+        self.kept = self.position;
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), BackendError> {
+        self.context.synchronize();
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 use regatta_core::digest::Digest;
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 
 use super::*;
 use crate::backend::fake::{Fake, Script};
@@ -12,6 +12,8 @@ enum Call {
     Prefill(Vec<Vec<u32>>),
     Sample,
     Decode(Vec<u32>),
+    Keep,
+    Wait,
 }
 
 /// A session that counts up from the prompt's last id and remembers what it was asked.
@@ -32,6 +34,14 @@ impl Scripted {
 impl Session for Scripted {
     fn reset(&mut self) -> Result<(), BackendError> {
         self.note(Call::Reset)
+    }
+
+    fn keep(&mut self) -> Result<(), BackendError> {
+        self.note(Call::Keep)
+    }
+
+    fn wait(&mut self) -> Result<(), BackendError> {
+        self.note(Call::Wait)
     }
 
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<(), BackendError> {
@@ -75,7 +85,7 @@ impl Observer for Seen {
 
 fn workload(name: &str, generate: u32, batch: u32) -> Workload {
     let prompt = Prompt::Seeded { seed: 5, tokens: 4 };
-    Workload { name: name.parse().unwrap(), prompt, generate, batch, replicas: 1 }
+    Workload { kind: Kind::Generate, name: name.parse().unwrap(), prompt, generate, batch, replicas: 1 }
 }
 
 fn policy(min: u32, max: u32) -> Policy {
@@ -93,6 +103,7 @@ fn conditions(policy: &Policy) -> Conditions<'_> {
     Conditions {
         cell: CellHash(Digest::of(b"cell")),
         epoch: Epoch(3),
+        pass: 0,
         policy,
         load_ns: 7,
         threads: 2,
@@ -128,7 +139,43 @@ fn a_repetition_is_reset_prefill_and_then_a_sample_for_each_token() {
     assert_eq!(sample.flags, Flags::from([Flag::SyntheticWeights]));
     assert_eq!(sample.times.tokenized, 0);
     assert_eq!(sample.times.end, sample.times.tokens[2]);
-    sample.check(3).unwrap();
+    sample.check(&workload).unwrap();
+}
+
+#[test]
+fn a_prompt_alone_is_prefilled_at_its_depth_and_nothing_is_sampled() {
+    let kind = Kind::Prefill { depth: DEPTH_STEP + 1 };
+    let workload = Workload { kind, ..workload("w", 0, 2) };
+    let limits = Limits { context: 1024, ..LIMITS };
+    let input = Input::new(&workload, limits, None).unwrap();
+    let (mut session, mut seen, policy) = (Scripted::default(), Seen::default(), policy(1, 1));
+    measure(&mut session, &input, None, &Conditions { pass: 2, ..conditions(&policy) }, &mut seen).unwrap();
+    let [Call::Reset, Call::Prefill(first), Call::Prefill(second), Call::Keep, rest @ ..] = &session.calls[..] else {
+        panic!("{:?}", session.calls)
+    };
+    assert_eq!((first[1].len(), second[1].len()), (DEPTH_STEP as usize, 1));
+    let once = vec![Call::Reset, Call::Prefill(input.ids().unwrap().to_vec())];
+    assert_eq!(rest, vec![once; 4].concat());
+    for (at, sample) in (6..).zip(&seen.samples) {
+        sample.check(&workload).unwrap();
+        assert_eq!((sample.key.repetition, sample.output.len(), sample.times.tokens.len()), (at, 0, 0));
+    }
+}
+
+#[test]
+fn steps_alone_are_fed_what_was_chosen_before_and_waited_for() {
+    let prompt = Prompt::Seeded { seed: 5, tokens: 0 };
+    let workload = Workload { kind: Kind::ContextSweep, prompt, ..workload("w", 3, 2) };
+    let input = Input::new(&workload, LIMITS, None).unwrap();
+    let (mut session, mut seen, policy) = (Scripted::default(), Seen::default(), policy(0, 0));
+    measure(&mut session, &input, None, &conditions(&policy), &mut seen).unwrap();
+    let steps = input.steps.chunks(2).flat_map(|step| [Call::Decode(step.to_vec()), Call::Wait]);
+    let once: Vec<Call> = [Call::Reset].into_iter().chain(steps).collect();
+    assert_eq!(session.calls, vec![once; 3].concat());
+    let sample = &seen.samples[0];
+    sample.check(&workload).unwrap();
+    assert_eq!((sample.prompt_tokens, sample.output.len(), sample.times.tokens.len()), (0, 0, 3));
+    assert_eq!(sample.times.end, sample.times.tokens[2]);
 }
 
 #[test]
@@ -141,9 +188,9 @@ fn times_are_those_of_the_engine() {
     let mut session = fake.open(&input.plan).unwrap();
     measure(&mut *session, &input, None, &conditions(&policy), &mut seen).unwrap();
     for sample in &seen.samples {
-        sample.check(5).unwrap();
+        sample.check(&workload).unwrap();
         let metrics = regatta_core::metrics::Metrics::of(sample);
-        assert!(metrics.ttft_ns >= 2_000_000, "{metrics:?}");
+        assert!(metrics.ttft_ns.unwrap() >= 2_000_000, "{metrics:?}");
         assert!(metrics.itl_ns.iter().all(|&itl| itl >= 3_000_000), "{metrics:?}");
         assert!(sample.first_repetition_ns >= 14_000_000);
     }
@@ -231,7 +278,7 @@ fn a_text_is_tokenised_and_detokenised_on_the_clock() {
     measure(&mut session, &input, Some(&tokenizer), &conditions(&policy), &mut seen).unwrap();
     assert_eq!(session.calls[1], Call::Prefill(vec![vec![5, 7, 5, 7, 5]; 2]));
     for sample in &seen.samples {
-        sample.check(2).unwrap();
+        sample.check(&workload).unwrap();
         assert!(sample.times.tokenized > 0 && sample.times.prefill_start >= sample.times.tokenized);
         assert!(sample.times.end > sample.times.tokens[1]);
         assert_eq!((sample.prompt_tokens, sample.output.as_slice()), (5, &[6, 7, 6, 7][..]));

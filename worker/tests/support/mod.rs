@@ -95,7 +95,7 @@ pub(crate) fn load_from(
 
 pub(crate) fn plan(batch: usize, prompt: usize, generate: usize) -> Plan {
     let number = |n: usize| u32::try_from(n).unwrap();
-    Plan { name: "test".to_owned(), batch: number(batch), prompt: number(prompt), generate: number(generate) }
+    Plan { name: "test".to_owned(), batch: number(batch), prompt: number(prompt), generate: number(generate), depth: 0 }
 }
 
 /// What a backend generates, sequence after sequence.

@@ -16,7 +16,7 @@ use regatta_core::policy::Policy;
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::scenario::ScenarioBundle;
 use regatta_core::trial::Epoch;
-use regatta_core::workload::{Prompt, Workload};
+use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_store::{
     Batch, Content, EndedCell, Finish, Finished, Ingested, Lease, Leased, NewRun, Record, RunDevice, Seat, Store,
     Stored, Submitted, WorkerFacts,
@@ -64,6 +64,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
     };
     let planned = |prompt_tokens: u32, plan: CellPlan| {
         let workload = Workload {
+            kind: Kind::Generate,
             name: format!("w{prompt_tokens}").parse().unwrap(),
             prompt: Prompt::Seeded { seed: 1, tokens: prompt_tokens },
             generate: GENERATE,
@@ -103,6 +104,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
             models: String::new(),
             weights: None,
             force: false,
+            passes: None,
         },
         policy: Policy { repetitions: REPETITIONS, ..Policy::default() },
         matrix: Matrix { cells: all, trials },
@@ -185,7 +187,7 @@ pub(crate) fn sample_record(sample: Sample) -> Record {
 }
 
 pub(crate) fn end_record(hash: CellHash, outcome: Outcome) -> Record {
-    record(Content::CellEnd(EndedCell { hash, outcome }))
+    record(Content::CellEnd(EndedCell::new(hash, outcome)))
 }
 
 pub(crate) fn worker_record() -> Record {

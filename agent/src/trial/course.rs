@@ -1,0 +1,188 @@
+//! The course of a trial: which cells are still open, and which of them the pass in hand has yet to visit. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use regatta_core::cell::CellHash;
+use regatta_core::digest::Digest;
+use regatta_core::passes::{Progress, Stopped, order};
+use regatta_core::policy::Passes;
+use regatta_core::sample::Sample;
+use regatta_core::trial::{Trial, TrialCell};
+
+/// A cell that has not ended.
+#[derive(Debug, Clone)]
+struct Open {
+    cell: TrialCell,
+    progress: Progress,
+}
+
+/// Where a trial is on its way through its cells.
+#[derive(Debug, Clone)]
+pub(crate) struct Course {
+    policy: Passes,
+    seed: Digest,
+    pass: u32,
+    open: Vec<Open>,
+    ahead: VecDeque<CellHash>,
+}
+
+impl Course {
+    /// At the beginning of the first pass.
+    pub(crate) fn new(trial: &Trial) -> Self {
+        // Replicas have to visit their cells in the same order and equally often, whatever each of them measures.
+        let (seed, policy) = match &trial.group {
+            Some(group) => (group.id.as_str(), Passes::fixed(trial.policy.passes.min)),
+            None => (trial.id.as_str(), trial.policy.passes),
+        };
+        let open = |cell: &TrialCell| Open { cell: cell.clone(), progress: Progress::default() };
+        Self {
+            policy,
+            seed: Digest::of(seed.as_bytes()),
+            pass: 0,
+            open: trial.cells.iter().map(open).collect(),
+            ahead: trial.cells.iter().map(|cell| cell.hash).collect(),
+        }
+    }
+
+    /// Which pass it is at, from 0.
+    pub(crate) fn pass(&self) -> u32 {
+        self.pass
+    }
+
+    /// Whether every cell has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// The cells that the pass in hand has yet to visit, in its order; the first is the one in hand.
+    pub(crate) fn ahead(&self) -> Vec<TrialCell> {
+        let find = |hash: &CellHash| self.open.iter().find(|open| open.cell.hash == *hash);
+        self.ahead.iter().filter_map(find).map(|open| open.cell.clone()).collect()
+    }
+
+    /// A repetition of the cell in hand.
+    pub(crate) fn add(&mut self, sample: &Sample) {
+        if let Some(open) = self.open.iter_mut().find(|open| open.cell.hash == sample.key.cell) {
+            open.progress.add(sample);
+        }
+    }
+
+    /// The pass in hand is through with the cell in hand. Says which it was and why it ends, if it does.
+    pub(crate) fn measured(&mut self, spent: Duration) -> Option<(CellHash, Stopped)> {
+        let hash = self.ahead.pop_front()?;
+        let at = self.open.iter().position(|open| open.cell.hash == hash)?;
+        self.open[at].progress.end_pass();
+        let stopped = self.open[at].progress.judge(&self.policy, spent)?;
+        self.open.remove(at);
+        Some((hash, stopped))
+    }
+
+    /// Takes the cell in hand out: it has ended in another way.
+    pub(crate) fn take_in_hand(&mut self) -> Option<CellHash> {
+        let hash = self.ahead.pop_front()?;
+        self.open.retain(|open| open.cell.hash != hash);
+        Some(hash)
+    }
+
+    /// Takes all cells out: they have ended in another way.
+    pub(crate) fn take_all(&mut self) -> Vec<CellHash> {
+        self.ahead.clear();
+        self.open.drain(..).map(|open| open.cell.hash).collect()
+    }
+
+    /// Begins another pass where the one in hand has visited every cell. Returns the cells that end instead, because their
+    /// time is up.
+    pub(crate) fn go_on(&mut self, spent: Duration) -> Vec<(CellHash, Stopped)> {
+        if !self.ahead.is_empty() {
+            return Vec::new();
+        }
+        let mut over = Vec::new();
+        self.open.retain(|open| match open.progress.judge(&self.policy, spent) {
+            Some(stopped) => {
+                over.push((open.cell.hash, stopped));
+                false
+            }
+            None => true,
+        });
+        self.pass += 1;
+        let mut cells: Vec<CellHash> = self.open.iter().map(|open| open.cell.hash).collect();
+        order(&self.seed, self.pass, &mut cells);
+        self.ahead = cells.into();
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use regatta_core::passes::StopReason;
+    use regatta_core::trial::Epoch;
+
+    use super::*;
+    use crate::testing;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn course(names: &[&str], passes: Passes) -> (Course, Vec<CellHash>) {
+        let mut trial = testing::trial("t", names, 1);
+        trial.policy.passes = passes;
+        let cells = trial.cells.iter().map(|cell| cell.hash).collect();
+        (Course::new(&trial), cells)
+    }
+
+    /// One worker process visits all that is ahead.
+    fn visit(course: &mut Course, spent: Duration) -> Vec<(CellHash, Stopped)> {
+        let mut over = Vec::new();
+        for cell in course.ahead() {
+            course.add(&Sample::try_from(testing::sample(&cell, Epoch(1), 0)).unwrap());
+            over.extend(course.measured(spent));
+        }
+        over
+    }
+
+    #[test]
+    fn each_pass_visits_every_open_cell_once_until_all_have_enough() {
+        let (mut course, cells) = course(&["a", "b", "c"], Passes::fixed(2));
+        assert_eq!(visit(&mut course, NOW), []);
+        assert!(course.ahead().is_empty() && !course.is_over());
+        assert_eq!(course.go_on(NOW), []);
+        assert_eq!((course.pass(), course.ahead().len()), (1, 3));
+        let mut over: Vec<_> = visit(&mut course, NOW).into_iter().map(|(hash, _)| hash).collect();
+        over.sort();
+        let mut all = cells;
+        all.sort();
+        assert_eq!(over, all);
+        assert!(course.is_over());
+    }
+
+    #[test]
+    fn cells_that_are_precise_enough_are_visited_no_more() {
+        let (mut course, cells) = course(&["a"], Passes::ADAPTIVE);
+        for _ in 0..5 {
+            assert_eq!(visit(&mut course, NOW), []);
+            course.go_on(NOW);
+        }
+        let stopped = Stopped { passes: 6, reason: StopReason::Precise };
+        assert_eq!(visit(&mut course, NOW), [(cells[0], stopped)], "all samples are alike");
+    }
+
+    #[test]
+    fn when_time_is_up_no_other_pass_begins() {
+        let (mut course, cells) = course(&["a", "b"], Passes { budget: Duration::from_secs(9), ..Passes::ADAPTIVE });
+        assert_eq!(visit(&mut course, NOW), []);
+        let stopped = Stopped { passes: 1, reason: StopReason::Budget };
+        assert_eq!(course.go_on(Duration::from_secs(9)), [(cells[0], stopped), (cells[1], stopped)]);
+        assert!(course.is_over());
+    }
+
+    #[test]
+    fn a_cell_that_failed_is_not_visited_again() {
+        let (mut course, cells) = course(&["a", "b"], Passes::fixed(2));
+        assert_eq!(course.take_in_hand(), Some(cells[0]));
+        visit(&mut course, NOW);
+        course.go_on(NOW);
+        assert_eq!(course.ahead().iter().map(|cell| cell.hash).collect::<Vec<_>>(), [cells[1]]);
+        assert_eq!(course.take_all(), [cells[1]]);
+        assert!(course.is_over() && course.ahead().is_empty());
+    }
+}

@@ -3,6 +3,7 @@
 //!
 //! Both write whole files beside the first one, which are removed again, and both use every processor.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,12 +24,13 @@ fn main() -> Result<()> {
     for round in 1..=3 {
         let ours = ours(&source, &model, precision)?;
         let theirs = theirs(&source, precision, threads)?;
-        println!(
+        writeln!(
+            std::io::stdout(),
             "{round}: {precision} in {:.1} s, llama.cpp {:.1} s: {:.2} of its speed",
             ours.as_secs_f64(),
             theirs.as_secs_f64(),
             theirs.as_secs_f64() / ours.as_secs_f64()
-        );
+        )?;
     }
     Ok(())
 }

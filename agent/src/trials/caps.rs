@@ -29,7 +29,7 @@ pub(super) fn check(trial: &Trial) -> Result<(), String> {
         within("batch", workload.batch, 1, MAX_BATCH)?;
         match &workload.prompt {
             Prompt::Seeded { tokens, .. } => {
-                let least = if workload.kind.is_decode() { 0 } else { 1 };
+                let least = u32::from(!workload.kind.is_decode());
                 within("prompt tokens", *tokens, least, MAX_TOKENS)?;
             }
             Prompt::Text { tokens, .. } => within("prompt tokens", tokens.unwrap_or(1), 1, MAX_TOKENS)?,

@@ -35,7 +35,7 @@ pub(super) fn overheads(subjects: &[Subject<'_>]) -> Vec<Overhead> {
         let subjects = subjects.iter().filter(move |subject| subject.is_kernel() == kernel);
         subjects.flat_map(|subject| subject.cells.iter().filter(|m| m.result.is_ok()).map(move |m| (subject, m)))
     };
-    let pairs = cells(false).flat_map(|(subject, whole)| {
+    let pairs = cells(false).filter_map(|(subject, whole)| {
         let steps = cells(true).map(|(_, steps)| steps).find(|steps| belongs(steps, whole));
         steps.and_then(|steps| overhead(subject, steps, whole))
     });

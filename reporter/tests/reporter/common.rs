@@ -443,7 +443,9 @@ pub(crate) fn fleet() -> Dataset {
     plan.backends = vec![BackendKind::LlamaCpp];
     both.extend(cells(&plan, "bench-02", Weights::Synthetic));
     // Each repetition is of a process of its own.
-    both.iter_mut().for_each(|cell| cell.per_pass = 1);
+    for cell in &mut both {
+        cell.per_pass = 1;
+    }
     let mut full = run(both);
     full.hosts.push(host("bench-02"));
     let mut empty = run(vec![]);

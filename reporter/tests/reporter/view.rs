@@ -132,7 +132,9 @@ fn six_processes_give_an_interval_and_repetitions_of_one_none() {
     let three = report(&small());
     assert!(three.runs[0].rows.iter().all(|r| r.decode_ci == "no CI"));
     let mut one = common::fleet();
-    one.runs[0].cells.iter_mut().for_each(|cell| cell.per_pass = 7);
+    for cell in &mut one.runs[0].cells {
+        cell.per_pass = 7;
+    }
     assert!(report(&one).runs[0].rows.iter().all(|r| r.decode_ci == "no CI" && r.n == 7));
     let seven = report(&common::fleet());
     assert!(seven.runs[0].rows.iter().all(|r| r.decode_ci.contains(" to ") && r.decode_ci.ends_with("(98.4 %)")));

@@ -53,7 +53,7 @@ pub(crate) fn formats_python() -> Result<Run, Failure> {
     Ok(python(&[]).env("PYTHONPATH", folder))
 }
 
-fn python(arguments: &[&str]) -> Run {
+pub(crate) fn python(arguments: &[&str]) -> Run {
     Run::new("python3").args(arguments)
 }
 
@@ -62,18 +62,18 @@ fn is_whole(file: &Path) -> bool {
     std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == BYTES)
 }
 
-fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     let home = std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE")).map(PathBuf::from);
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home.map(|home| home.join(".cache")));
     base.unwrap_or_else(std::env::temp_dir).join("regatta")
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// The file of that name, anywhere below the folder.
-fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     entries(folder).find_map(
         |path| {
             if path.is_dir() { find(&path, name) } else { path.ends_with(name).then_some(path) }

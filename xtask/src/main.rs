@@ -10,6 +10,7 @@ mod command;
 #[cfg(test)]
 mod faults;
 mod fixtures;
+mod parity;
 mod setup;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ usage: cargo xtask COMMAND [--no-install]
   test     check format and lints, run all tests
   bench    run the benchmarks
   chaos    kill, stop and cut a fleet at random: --seeds N (200), --from S (0)
+  parity   llama-bench against prefill and decode, in turns: --pairs N (10)
   setup    only find and install what the build needs
   smollm2  fetch the real model that tests and scenarios/smollm2.toml use
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["test"] => test(install),
         ["bench"] => bench(install),
         ["chaos", rest @ ..] => chaos(install, rest),
+        ["parity", rest @ ..] => parity(install, rest),
         ["setup"] => setup::run(install, &setup::BUILD),
         ["smollm2"] => smollm2(install),
         ["help" | "--help" | "-h"] | [] => {
@@ -112,6 +115,19 @@ fn bench(install: bool) -> Result<(), Failure> {
     setup::run(install, &setup::BUILD)?;
     build()?;
     cargo(&["bench", "--workspace", "--benches"]).run()
+}
+
+fn parity(install: bool, arguments: &[&str]) -> Result<(), Failure> {
+    let pairs = match arguments {
+        [] => Some(10),
+        ["--pairs", number] => number.parse().ok(),
+        _ => None,
+    };
+    let pairs = pairs.ok_or_else(|| Failure(format!("parity: {}: use --pairs N", arguments.join(" "))))?;
+    setup::run(install, &setup::BUILD)?;
+    setup::run(install, &setup::FIXTURES)?;
+    build()?;
+    parity::run(&program("regatta"), pairs)
 }
 
 /// One run of a fleet under random faults for each seed. Its workers have the scripted engine only.

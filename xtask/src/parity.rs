@@ -1,0 +1,235 @@
+//! `cargo xtask parity`: Regatta's `prefill` and `decode` against llama-bench's `pp` and `tg`, both of the very same llama.cpp
+//! sources, built with the same flags and run with the same threads, in turns.
+//!
+//! The crate that vendors llama.cpp leaves llama-bench's two files out; they come from the source distribution of a Python
+//! package that has them. For checks only: nothing of it goes into what is built for users.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::command::{Failure, Run, cargo, exists};
+use crate::fixtures::{cache_dir, entries, find, python};
+
+const PACKAGE: &str = "llama-cpp-python==0.3.36";
+const TOOL: &str = "vendor/llama.cpp/tools/llama-bench";
+
+/// What is run: model as llama-bench gets it, its precision, and the size of the two tests.
+struct Check {
+    model: &'static str,
+    precision: &'static str,
+    weights: &'static str,
+    prompt: u32,
+    steps: u32,
+}
+
+const CHECKS: [Check; 2] = [
+    Check { model: "smollm2-135m", precision: "q4_1", weights: "real", prompt: 512, steps: 128 },
+    Check { model: "tinyllama-1.1b", precision: "q4_k_m", weights: "synthetic", prompt: 128, steps: 32 },
+];
+
+const REPETITIONS: usize = 5;
+
+/// Compares in so many pairs; `regatta` is the program that is measured.
+pub(crate) fn run(regatta: &Path, pairs: usize) -> Result<(), Failure> {
+    let bench = llama_bench()?;
+    let home = cache_dir().join("parity");
+    for check in &CHECKS {
+        let file = weights(regatta, &home, check)?;
+        let scenario = scenario(&home, check)?;
+        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+        for pair in 0..pairs {
+            // Whoever is second finds the machine warmer, so they take turns at that too.
+            let (ours, theirs) = if pair % 2 == 0 {
+                let ours = ours(regatta, &home, &scenario)?;
+                (ours, theirs(&bench, &file, check)?)
+            } else {
+                let theirs = theirs(&bench, &file, check)?;
+                (ours(regatta, &home, &scenario)?, theirs)
+            };
+            println!(
+                "{} {} pair {}: pp{} {:.2} / {:.2}, tg{} {:.2} / {:.2} tokens/s",
+                check.model,
+                check.precision,
+                pair + 1,
+                check.prompt,
+                ours.0,
+                theirs.0,
+                check.steps,
+                ours.1,
+                theirs.1
+            );
+            prefill.push((ours.0, theirs.0));
+            decode.push((ours.1, theirs.1));
+        }
+        for (name, values) in [(format!("pp{}", check.prompt), &prefill), (format!("tg{}", check.steps), &decode)] {
+            let [ours, theirs] = [0, 1].map(|at| median(values.iter().map(|v| if at == 0 { v.0 } else { v.1 })));
+            let ratio = median(values.iter().map(|(a, b)| a / b));
+            println!(
+                "{} {} {name}: Regatta {ours:.2}, llama-bench {theirs:.2} tokens/s; ratio of medians {:.4}, median of ratios {ratio:.4}",
+                check.model,
+                check.precision,
+                ours / theirs
+            );
+        }
+    }
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// Prefill and decode rate of one run: medians of its repetitions, in tokens per second.
+fn ours(regatta: &Path, home: &Path, scenario: &Path) -> Result<(f64, f64), Failure> {
+    let out = home.join("out");
+    let run =
+        Run::new(regatta).env("REGATTA_HOME", home).args(&["run", "--quick"]).arg(scenario).arg("--out").arg(&out);
+    run.output().ok_or_else(|| Failure(format!("regatta run {} failed", scenario.display())))?;
+    let report = Run::new(regatta).env("REGATTA_HOME", home).args(&["report", "--format", "csv"]);
+    let csv = report.output().ok_or_else(|| Failure("regatta report failed".to_owned()))?;
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let names = lines.next().unwrap_or_default();
+    let column = |name: &str| names.iter().position(|found| *found == name);
+    let (prefill, decode) = (column("prefill_tokens_per_s"), column("decode_tokens_per_s"));
+    let rows: Vec<_> = lines.collect();
+    let values = |at: Option<usize>| median(rows.iter().filter_map(|row| row.get(at?)?.parse().ok()));
+    Ok((values(prefill), values(decode)))
+}
+
+/// The same of llama-bench.
+fn theirs(bench: &Path, model: &Path, check: &Check) -> Result<(f64, f64), Failure> {
+    let (prompt, steps, repetitions) = (check.prompt.to_string(), check.steps.to_string(), REPETITIONS.to_string());
+    let threads = threads().to_string();
+    let output = Run::new(bench)
+        .args(&["-p", &prompt, "-n", &steps, "-r", &repetitions, "-t", &threads, "-fa", "1", "-o", "jsonl", "-m"])
+        .arg(model)
+        .output()
+        .ok_or_else(|| Failure(format!("{} failed", bench.display())))?;
+    let rate = |line: &str| {
+        let list = line.split_once("\"samples_ts\": [")?.1.split_once(']')?.0;
+        Some(median(list.split(',').filter_map(|number| number.trim().parse().ok())))
+    };
+    let rates: Vec<f64> = output.lines().filter_map(rate).collect();
+    match rates.as_slice() {
+        [prefill, decode] => Ok((*prefill, *decode)),
+        _ => Err(Failure(format!("llama-bench printed no two results:\n{output}"))),
+    }
+}
+
+/// One thread a core; what Regatta takes by itself where cores have no siblings. Both get the same number.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+fn scenario(home: &Path, check: &Check) -> Result<PathBuf, Failure> {
+    let Check { model, precision, weights, prompt, steps } = check;
+    let mut text = format!(
+        "schema = 1\nname = \"parity\"\nmodels = [\"{model}\"]\nweights = \"{weights}\"\nbackends = [\"llama.cpp\"]\n\
+         precisions = [\"{precision}\"]\n[policy]\nrepetitions = {REPETITIONS}\nthreads = {}\n[policy.warmup]\n\
+         min_repetitions = 1\nmax_repetitions = 1\nmin_time = \"0s\"\n",
+        threads()
+    );
+    let _ = write!(text, "[[workload]]\nname = \"pp\"\nkind = \"prefill\"\nprompt_tokens = {prompt}\n");
+    let _ = write!(text, "[[workload]]\nname = \"tg\"\nkind = \"decode\"\ngenerate = {steps}\n");
+    let path = home.join(format!("{model}.toml"));
+    fs::write(&path, text).map_err(|error| Failure(format!("failed to write {}: {error}", path.display())))?;
+    Ok(path)
+}
+
+/// The GGUF file that both are given.
+fn weights(regatta: &Path, home: &Path, check: &Check) -> Result<PathBuf, Failure> {
+    fs::create_dir_all(home).map_err(|error| Failure(format!("failed to make {}: {error}", home.display())))?;
+    let models = home.join("models");
+    let file = |models: &Path| {
+        let folder = models.join(check.weights).join(check.model).join(format!("gguf-{}", check.precision));
+        folder.join("model.gguf")
+    };
+    if !file(&models).is_file() {
+        let make = Run::new(regatta).env("REGATTA_HOME", home).arg("models");
+        if check.weights == "real" {
+            make.args(&["pull", check.model, "--from"]).arg(crate::fixtures::smollm2()?).run()?;
+        } else {
+            make.args(&["synth", check.model, "--format", "gguf", "--precision", check.precision]).run()?;
+        }
+    }
+    Ok(file(&models))
+}
+
+/// llama-bench, built at the first call from the sources that the worker is built of.
+fn llama_bench() -> Result<PathBuf, Failure> {
+    let sources = vendored()?;
+    let version =
+        sources.parent().and_then(Path::file_name).map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let folder = cache_dir().join(format!("llama-bench-{version}"));
+    let program = folder.join("build/bin/llama-bench");
+    if program.is_file() {
+        return Ok(program);
+    }
+    if !exists("cmake") {
+        return Err(Failure("cmake is missing: cargo xtask setup".to_owned()));
+    }
+    println!("building llama-bench in {} (about six minutes on two cores) …", folder.display());
+    let io = |what: &Path| {
+        let what = what.display().to_string();
+        move |error: std::io::Error| Failure(format!("{what}: {error}"))
+    };
+    let tree = folder.join("llama.cpp");
+    fs::create_dir_all(&folder).map_err(io(&folder))?;
+    Run::new("cp").args(&["-r"]).arg(&sources).arg(&tree).run()?;
+    python(&["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", PACKAGE, "--dest"])
+        .arg(&folder)
+        .run()?;
+    let archive = entries(&folder).find(|path| path.to_string_lossy().ends_with(".tar.gz"));
+    let archive = archive.ok_or_else(|| Failure(format!("pip left no archive in {}", folder.display())))?;
+    Run::new("tar")
+        .arg("-xzf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&folder)
+        .args(&["--wildcards"])
+        .arg(format!("*/{TOOL}/*"))
+        .run()?;
+    let main = find(&folder, "llama-bench/main.cpp").and_then(|path| path.parent().map(Path::to_owned));
+    let main = main.ok_or_else(|| Failure(format!("{TOOL} is not in {}", archive.display())))?;
+    Run::new("cp").args(&["-r"]).arg(&main).arg(tree.join("tools")).run()?;
+    let lists = tree.join("tools/CMakeLists.txt");
+    fs::write(&lists, "find_package(Threads REQUIRED)\nllama_add_compile_flags()\nadd_subdirectory(llama-bench)\n")
+        .map_err(io(&lists))?;
+    // The tree names a folder that the crate leaves out.
+    let app = tree.join("app");
+    fs::create_dir_all(&app).map_err(io(&app))?;
+    fs::write(app.join("CMakeLists.txt"), "").map_err(io(&app))?;
+    let build = folder.join("build");
+    let flags = [
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DGGML_NATIVE=ON",
+        "-DGGML_OPENMP=ON",
+        "-DBUILD_SHARED_LIBS=OFF",
+        "-DLLAMA_CURL=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_BUILD_EXAMPLES=OFF",
+        "-DLLAMA_BUILD_SERVER=OFF",
+    ];
+    Run::new("cmake").arg("-S").arg(&tree).arg("-B").arg(&build).args(&flags).run()?;
+    Run::new("cmake").arg("--build").arg(&build).args(&["--target", "llama-bench", "--parallel"]).run()?;
+    Ok(program)
+}
+
+/// The folder of llama.cpp's sources that the worker is compiled of.
+fn vendored() -> Result<PathBuf, Failure> {
+    let metadata = cargo(&["metadata", "--format-version", "1", "--locked"]).output();
+    let metadata = metadata.ok_or_else(|| Failure("cargo metadata failed".to_owned()))?;
+    let paths = metadata.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split_once('"'));
+    let found =
+        paths.map(|(path, _)| Path::new(path)).find(|path| path.to_string_lossy().contains("/llama-cpp-sys-2-"));
+    let folder = found.and_then(Path::parent).map(|folder| folder.join("llama.cpp"));
+    folder.ok_or_else(|| Failure("llama-cpp-sys-2 is not among the dependencies".to_owned()))
+}

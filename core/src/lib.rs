@@ -21,6 +21,7 @@ pub mod policy;
 pub mod preflight;
 pub mod random;
 pub mod ranks;
+pub mod roofline;
 pub mod run;
 pub mod sample;
 pub mod scenario;

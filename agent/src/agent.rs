@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use regatta_core::device::Device;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::barriers::Barriers;
+use crate::canary;
 use crate::config::AgentConfig;
 use crate::devices;
 use crate::process::Surroundings;
@@ -97,6 +99,19 @@ impl Agent {
     /// Serves the coordinator until it is told to stop. An error only where no reconnect can ever help.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AgentError> {
         let boot = Uuid::now_v7();
+        let canaries = tokio::select! {
+            biased;
+            () = shutdown.soft.cancelled() => Vec::new(),
+            () = shutdown.hard.cancelled() => Vec::new(),
+            canaries = canary::run(
+                &self.config.canary,
+                &self.config.spool_dir,
+                &self.devices,
+                &self.found.workers,
+                &self.store.surroundings,
+                Timestamp::now(),
+            ) => canaries,
+        };
         let identity = Identity {
             agent: self.config.id.to_string(),
             boot_id: boot.to_string(),
@@ -105,6 +120,7 @@ impl Agent {
             host: devices::host(),
             labels: self.config.labels,
             library: self.store.library.clone(),
+            canaries,
         };
         let timing = self.config.timing.clone();
         let lease = Lease::new(timing.lease);

@@ -8,6 +8,33 @@ use std::time::Duration;
 use regatta_core::id::AgentId;
 use regatta_net::Connection;
 
+/// When an agent has its devices measured before it connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CanaryWhen {
+    /// Never.
+    #[default]
+    Off,
+    /// At each start.
+    Start,
+    /// At a start, unless it was done within the last 24 hours.
+    Daily,
+}
+
+/// Whether and how long an agent has its devices measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CanaryConfig {
+    /// When.
+    pub when: CanaryWhen,
+    /// About how long for each device.
+    pub time: Duration,
+}
+
+impl Default for CanaryConfig {
+    fn default() -> Self {
+        Self { when: CanaryWhen::Off, time: Duration::from_secs(10) }
+    }
+}
+
 /// Everything an agent has to be told. [`AgentConfig::new`] fills in what rarely changes.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -31,6 +58,8 @@ pub struct AgentConfig {
     pub worker_dirs: Vec<PathBuf>,
     /// Whether the folder of the running program is searched for workers before `worker_dirs`.
     pub search_beside_program: bool,
+    /// Whether devices are measured at the start.
+    pub canary: CanaryConfig,
     /// Environment variables for workers, on top of those that are passed on. For tests.
     pub worker_env: Vec<(OsString, OsString)>,
     /// Files with `oom_kill` counters to watch instead of the system's. For tests.
@@ -56,6 +85,7 @@ impl AgentConfig {
             spool_quota: Self::SPOOL_QUOTA,
             worker_dirs: Vec::new(),
             search_beside_program: true,
+            canary: CanaryConfig::default(),
             worker_env: Vec::new(),
             oom_counters: None,
             timing: Timing::default(),

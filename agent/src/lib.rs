@@ -7,6 +7,7 @@
 //! - [`devices`], [`workers`]: what is here.
 //! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
 //! - `barriers`: replicas that begin their repetitions together.
+//! - `canary`: what devices can do at most, measured at the start.
 //! - `process`: child processes, their groups, frames, last words and ends.
 //! - [`spool`]: records on disk.
 //! - `session`: the one stream to the coordinator.
@@ -16,6 +17,7 @@
 
 mod agent;
 mod barriers;
+mod canary;
 pub mod config;
 pub mod devices;
 mod process;
@@ -29,5 +31,5 @@ mod trials;
 pub mod workers;
 
 pub use agent::{Agent, AgentError};
-pub use config::{AgentConfig, Timing};
+pub use config::{AgentConfig, CanaryConfig, CanaryWhen, Timing};
 pub use session::{SessionError, Shutdown};

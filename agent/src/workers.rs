@@ -140,7 +140,7 @@ fn parse(path: &Path, output: &str) -> Result<Worker, String> {
 }
 
 /// Why a program gave no answer, in one line.
-fn describe(error: &RunError) -> String {
+pub(crate) fn describe(error: &RunError) -> String {
     match error {
         RunError::Start(error) => format!("it can't be started: {error}"),
         RunError::Deadline { deadline, ending } => last_words(format!("no answer within {deadline:?}"), ending),

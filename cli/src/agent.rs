@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
-use clap::{ArgMatches, Args};
-use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
+use clap::{ArgMatches, Args, ValueEnum};
+use regatta_agent::{Agent, AgentConfig, AgentError, CanaryConfig, CanaryWhen, Shutdown};
 use regatta_core::id::AgentId;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,12 @@ use crate::signals;
 
 /// The file of settings in the home folder.
 const FILE: &str = "agent.toml";
+
+/// How long a canary takes.
+const CANARY_SECONDS: u32 = 10;
+
+/// A canary longer than this tells nothing more.
+const MAX_CANARY_SECONDS: u32 = 600;
 
 /// Arguments of `regatta agent`.
 #[derive(Debug, Args)]
@@ -50,9 +57,37 @@ pub(crate) struct AgentSettings {
     /// The most that it may hold, in bytes [default: 2 GiB]
     #[arg(long, value_name = "BYTES", env = "REGATTA_AGENT_SPOOL_QUOTA")]
     spool_quota: Option<u64>,
+    /// When to measure what the devices can do at most, before connecting [default: start]
+    #[arg(long, value_enum, value_name = "WHEN", env = "REGATTA_AGENT_CANARY")]
+    canary: Option<Canary>,
+    /// About how long that takes for each device, in seconds [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "REGATTA_AGENT_CANARY_SECONDS")]
+    canary_seconds: Option<u32>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
+}
+
+/// When an agent measures its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Canary {
+    /// At each start
+    Start,
+    /// At a start, unless it was done within the last 24 hours
+    Daily,
+    /// Never
+    Off,
+}
+
+impl From<Canary> for CanaryWhen {
+    fn from(canary: Canary) -> Self {
+        match canary {
+            Canary::Start => Self::Start,
+            Canary::Daily => Self::Daily,
+            Canary::Off => Self::Off,
+        }
+    }
 }
 
 /// A label as it is typed.
@@ -75,6 +110,8 @@ fn defaults() -> AgentSettings {
         connect: ConnectArgs { coordinator: Some(connect::DEFAULT.to_owned()), ..ConnectArgs::default() },
         name: Some(local::agent_id()),
         spool_quota: Some(AgentConfig::SPOOL_QUOTA),
+        canary: Some(Canary::Start),
+        canary_seconds: Some(CANARY_SECONDS),
         log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
         ..AgentSettings::default()
     }
@@ -91,6 +128,10 @@ impl AgentSettings {
         config.spool_quota = self.spool_quota.unwrap_or(config.spool_quota);
         config.worker_dirs = folders.worker_dirs();
         config.search_beside_program = false;
+        config.canary = CanaryConfig {
+            when: self.canary.unwrap_or(Canary::Start).into(),
+            time: Duration::from_secs(self.canary_seconds.unwrap_or(CANARY_SECONDS).min(MAX_CANARY_SECONDS).into()),
+        };
         config.labels = self.label.iter().map(|text| label(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
         Ok(config)
     }

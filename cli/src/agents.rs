@@ -69,8 +69,38 @@ fn agent_text(agent: &pb::Agent) -> String {
         let memory = device.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let name = plain(&device.name);
         let _ = writeln!(text, "  {}  {name}{memory}: {}", device.id, device.backends.join(", "));
+        for canary in agent.canaries.iter().filter(|canary| canary.device == device.id) {
+            let _ = writeln!(text, "    {}", canary_text(canary));
+        }
     }
     text
+}
+
+/// What a device was found to do.
+fn canary_text(canary: &pb::Canary) -> String {
+    let rate = |rate: Option<f64>, what: &str| rate.map(|rate| format!("{:.1} GB/s {what}", rate / 1e9));
+    let read = [rate(canary.read_bytes_per_s, "read"), rate(canary.mixed_bytes_per_s, "read and written")];
+    let flops: std::collections::BTreeMap<_, _> = canary.flops.iter().collect();
+    let flops = flops.into_iter().map(|(number, rate)| format!("{:.1} GFLOPS {}", rate / 1e9, plain(number)));
+    let launch = canary.launch_ns.map(|ns| format!("{:.1} µs a launch", ns as f64 / 1e3));
+    let found: Vec<String> = read.into_iter().flatten().chain(flops).chain(launch).collect();
+    format!("canary of {}: {}", time(canary.measured_at_unix_ns).strftime("%Y-%m-%d %H:%M UTC"), found.join(", "))
+}
+
+fn canary_json(canary: &pb::Canary) -> Value {
+    let flops: std::collections::BTreeMap<_, _> = canary.flops.iter().collect();
+    json!({
+        "measured_at": time(canary.measured_at_unix_ns).to_string(),
+        "version": canary.version,
+        "engine": canary.engine,
+        "threads": canary.threads,
+        "buffer_bytes": canary.buffer_bytes,
+        "cache_bytes": canary.cache_bytes,
+        "read_bytes_per_s": canary.read_bytes_per_s,
+        "mixed_bytes_per_s": canary.mixed_bytes_per_s,
+        "flops": flops,
+        "launch_ns": canary.launch_ns,
+    })
 }
 
 /// A clock that differs from the coordinator's by more than this is worth a word, in nanoseconds.
@@ -114,6 +144,7 @@ fn agent_json(agent: &pb::Agent) -> Value {
             "memory_bytes": device.memory_bytes,
             "cores": device.cores,
             "backends": device.backends,
+            "canary": agent.canaries.iter().find(|canary| canary.device == device.id).map(canary_json),
         })
     };
     json!({
@@ -224,6 +255,20 @@ mod tests {
             spool_records: 3,
             clock_ahead_ns: Some(-3_601_500_000_000),
             cached: Vec::new(),
+            canaries: vec![pb::Canary {
+                device: "cuda:0".to_owned(),
+                device_name: "NVIDIA H100".to_owned(),
+                measured_at_unix_ns: 1_700_000_000_000_000_000,
+                version: 1,
+                engine: "candle 0.11.0".to_owned(),
+                threads: 1,
+                buffer_bytes: 4 << 30,
+                cache_bytes: None,
+                read_bytes_per_s: None,
+                mixed_bytes_per_s: Some(2.9e12),
+                flops: [("f32".to_owned(), 5.1e13), ("f16".to_owned(), 6.2e14)].into(),
+                launch_ns: Some(9_100),
+            }],
         }
     }
 

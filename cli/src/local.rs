@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
+use regatta_agent::{Agent, AgentConfig, AgentError, CanaryWhen, Shutdown};
 use regatta_coordinator::{Config, Coordinator, CoordinatorError};
 use regatta_core::device::Device;
 use regatta_core::id::AgentId;
@@ -33,7 +33,12 @@ pub(crate) struct Local {
 
 impl Local {
     /// Starts both, and waits until the agent is connected.
-    pub(crate) async fn start(database: &Path, folders: &Folders, models: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        database: &Path,
+        folders: &Folders,
+        models: &str,
+        canary: CanaryWhen,
+    ) -> anyhow::Result<Self> {
         paths::make_parent(database)?;
         // There is no other agent that could do what this one fails to do, and nobody to put it back into service.
         let config = Config { quarantine_after: None, ..Config::new(database) };
@@ -42,7 +47,7 @@ impl Local {
         let stop_coordinator = CancellationToken::new();
         let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));
 
-        let agent = agent(uri.clone(), &local_spool(database), folders, models).await?;
+        let agent = agent(uri.clone(), &local_spool(database), folders, models, canary).await?;
         let stop_agent = Shutdown::default();
         let agent = tokio::spawn(agent.run(stop_agent.clone()));
         let client = connect::client(uri);
@@ -90,12 +95,19 @@ impl Local {
 }
 
 /// The agent of this machine.
-async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) -> anyhow::Result<Agent> {
+async fn agent(
+    coordinator: Uri,
+    spool: &Path,
+    folders: &Folders,
+    models: &str,
+    canary: CanaryWhen,
+) -> anyhow::Result<Agent> {
     let mut config = AgentConfig::new(agent_id(), coordinator, folders.model_root()?, spool.to_owned());
     config.worker_dirs = folders.worker_dirs();
     config.search_beside_program = false;
     // The coordinator beside it has the same model root.
     config.fetch_weights = false;
+    config.canary.when = canary;
     models.clone_into(&mut config.models_manifest);
     Agent::start(config).await.context("failed to start the agent")
 }
@@ -104,7 +116,7 @@ async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) 
 pub(crate) async fn look(folders: &Folders) -> anyhow::Result<(Agent, tempfile::TempDir)> {
     let spool = tempfile::tempdir().context("failed to make a temporary folder")?;
     let nowhere = Uri::from_static("http://127.0.0.1:1");
-    let agent = agent(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS).await?;
+    let agent = agent(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS, CanaryWhen::Off).await?;
     Ok((agent, spool))
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use regatta_agent::CanaryWhen;
 use regatta_core::id::RunId;
 use regatta_core::scenario::ScenarioBundle;
 use regatta_proto::pb;
@@ -49,6 +50,9 @@ pub(crate) struct RunArgs {
     /// Go on with a run that was broken off: the one named, or the last
     #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with = "scenario")]
     resume: Option<String>,
+    /// First measure for some ten seconds what this machine's devices can do at most; --coordinator's agents have done so
+    #[arg(long, conflicts_with = "coordinator")]
+    canary: bool,
     /// Print a JSON object for each event
     #[arg(long)]
     json: bool,
@@ -65,7 +69,8 @@ pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit
 /// On this machine: a coordinator and an agent in this process.
 async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
     let job = Job::of(&args, database).await?;
-    let mut local = Local::start(database, folders, &job.bundle().models).await?;
+    let canary = if args.canary { CanaryWhen::Start } else { CanaryWhen::Off };
+    let mut local = Local::start(database, folders, &job.bundle().models, canary).await?;
     let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
     let screen = Screen::new(args.json, Place::Stderr);
     let watched = watch::follow(local.client.clone(), id.as_str(), screen, stopped(&local)).await;

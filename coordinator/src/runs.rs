@@ -8,7 +8,7 @@ use regatta_core::scenario::{self, ScenarioBundle};
 use regatta_proto::convert::{self, WireError};
 use regatta_proto::pb;
 use regatta_proto::pb::run_service_server::RunService;
-use regatta_store::{CellRecord, EventRecord, NewRun, Reader, RunRecord, RunSummary, Service, StoreError};
+use regatta_store::{AgentRecord, CellRecord, EventRecord, NewRun, Reader, RunRecord, RunSummary, Service, StoreError};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -254,8 +254,10 @@ impl RunService for Runs {
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
         let views = self.actor.ask(|reply| Event::Agents { reply }).await?;
         let agents = self.reader.agents().await.map_err(|error| wire::status(&error))?;
+        let canaries = self.reader.newest_canaries().await.map_err(|error| wire::status(&error))?;
         let unseen = AgentView::default();
-        let agents = agents.iter().map(|agent| wire::agent(agent, views.get(&agent.id).unwrap_or(&unseen))).collect();
+        let view = |agent: &AgentRecord| wire::agent(agent, views.get(&agent.id).unwrap_or(&unseen), &canaries);
+        let agents = agents.iter().map(view).collect();
         Ok(Response::new(pb::ListAgentsResponse { agents }))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use regatta_core::artifact::ArtifactRef;
+use regatta_core::canary::Canary;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
@@ -15,8 +16,8 @@ use regatta_core::trial::Epoch;
 use regatta_proto::convert::{self, WireError, unix_ns};
 use regatta_proto::{PROTOCOL, pb};
 use regatta_store::{
-    AgentRecord, AgentSeen, Batch, CellRecord, Content, EndedCell, Finish, Record, RunSummary, Service, StoreError,
-    WorkerFacts,
+    AgentRecord, AgentSeen, Batch, CanaryRecord, CellRecord, Content, EndedCell, Finish, Record, RunSummary, Service,
+    StoreError, WorkerFacts,
 };
 use tonic::{Code, Status};
 
@@ -72,6 +73,7 @@ pub(crate) fn hello(wire: pb::AgentHello) -> Result<Hello, Status> {
     let counts = [
         ("devices", wire.devices.len()),
         ("workers", wire.workers.len()),
+        ("canaries", wire.canaries.len()),
         ("host labels", wire.host.len()),
         ("labels", wire.labels.len()),
     ];
@@ -94,8 +96,14 @@ pub(crate) fn hello(wire: pb::AgentHello) -> Result<Hello, Status> {
     let (version, boot_id, workers) = (label(&wire.version), label(&wire.boot_id), wire.workers);
     // What a newer agent has and this coordinator has no words for is nothing that could be asked for.
     let cached = wire.cached.into_iter().take(MAX_CACHED).filter_map(|artifact| artifact.try_into().ok()).collect();
-    let agent = AgentSeen { id, boot_id, version, host, workers, devices, labels };
+    let canaries = wire.canaries.into_iter().map(canary).collect::<Result<_, _>>().map_err(invalid)?;
+    let agent = AgentSeen { id, boot_id, version, host, workers, devices, labels, canaries };
     Ok(Hello { agent, spool, cached, sent_at_unix_ns: wire.sent_at_unix_ns })
+}
+
+fn canary(wire: pb::Canary) -> Result<Canary, WireError> {
+    let (device_name, engine) = (label(&wire.device_name), label(&wire.engine));
+    pb::Canary { device_name, engine, ..wire }.try_into()
 }
 
 fn check_protocol(agents: u32) -> Result<(), Status> {
@@ -221,7 +229,7 @@ pub(crate) fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// An agent for the wire.
-pub(crate) fn agent(agent: &AgentRecord, view: &AgentView) -> pb::Agent {
+pub(crate) fn agent(agent: &AgentRecord, view: &AgentView, canaries: &[CanaryRecord]) -> pb::Agent {
     let state = match agent.service {
         Service::Draining | Service::Quarantined => agent.service.as_str(),
         Service::Ready if !view.connected => "away",
@@ -241,6 +249,7 @@ pub(crate) fn agent(agent: &AgentRecord, view: &AgentView) -> pb::Agent {
         spool_records: view.spool_records,
         clock_ahead_ns: view.clock_ahead_ns,
         cached: view.cached.iter().map(Into::into).collect(),
+        canaries: canaries.iter().filter(|c| c.agent == agent.id).map(|c| (&c.canary).into()).collect(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod artifact;
 pub mod backend;
+pub mod canary;
 pub mod cell;
 pub mod device;
 pub mod digest;

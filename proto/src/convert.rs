@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use regatta_core::artifact::ArtifactRef;
+use regatta_core::canary::{Canary, Reading};
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
 use regatta_core::passes::Stopped;
 use regatta_core::policy::{Exclusive, Passes, Policy, Warmup};
+use regatta_core::roofline::peaks::Number;
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::scenario::ScenarioBundle;
 use regatta_core::trial::{Epoch, Group, Trial, TrialCell};
@@ -83,6 +85,54 @@ impl TryFrom<pb::ArtifactRef> for ArtifactRef {
             weights: parse("artifact.weights", &wire.weights)?,
             format: parse("artifact.format", &wire.format)?,
             precision: parse("artifact.precision", &wire.precision)?,
+        })
+    }
+}
+
+impl From<&Canary> for pb::Canary {
+    fn from(canary: &Canary) -> Self {
+        let reading = &canary.reading;
+        Self {
+            device: canary.device.to_string(),
+            device_name: canary.device_name.clone(),
+            measured_at_unix_ns: unix_ns(canary.measured_at),
+            version: reading.version,
+            engine: reading.engine.clone(),
+            threads: reading.threads,
+            buffer_bytes: reading.buffer_bytes,
+            cache_bytes: reading.cache_bytes,
+            read_bytes_per_s: reading.read_bytes_per_s,
+            mixed_bytes_per_s: reading.mixed_bytes_per_s,
+            flops: reading.flops.iter().map(|(number, rate)| (number.as_str().to_owned(), *rate)).collect(),
+            launch_ns: reading.launch_ns,
+        }
+    }
+}
+
+impl TryFrom<pb::Canary> for Canary {
+    type Error = WireError;
+
+    fn try_from(wire: pb::Canary) -> Result<Self, WireError> {
+        let measured_at = Timestamp::from_nanosecond(i128::from(wire.measured_at_unix_ns));
+        // Formats of a newer agent that there is no word for here are left out.
+        let number = |name: &str| Number::ALL.into_iter().find(|number| number.as_str() == name);
+        let reading = Reading {
+            version: wire.version,
+            engine: wire.engine,
+            threads: wire.threads,
+            buffer_bytes: wire.buffer_bytes,
+            cache_bytes: wire.cache_bytes,
+            read_bytes_per_s: wire.read_bytes_per_s,
+            mixed_bytes_per_s: wire.mixed_bytes_per_s,
+            flops: wire.flops.iter().filter_map(|(name, rate)| Some((number(name)?, *rate))).collect(),
+            launch_ns: wire.launch_ns,
+        };
+        reading.check().map_err(|error| invalid("canary", error.to_string()))?;
+        Ok(Self {
+            device: parse("canary.device", &wire.device)?,
+            device_name: wire.device_name,
+            measured_at: measured_at.map_err(|error| invalid("canary.measured_at_unix_ns", error.to_string()))?,
+            reading,
         })
     }
 }

@@ -7,6 +7,7 @@
 pub mod argmax;
 pub mod artifacts;
 pub mod backend;
+pub mod canary;
 pub mod cpu;
 pub mod measure;
 #[cfg(feature = "llama-cpp")]

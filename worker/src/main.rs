@@ -3,15 +3,17 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
+use regatta_core::device::DeviceId;
 use regatta_core::id::ModelId;
 use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
 use regatta_models::library::{Install, Installed, Library};
 use regatta_models::{ModelError, gguf};
-use regatta_worker::{artifacts, probe, run};
+use regatta_worker::{artifacts, canary, cpu, probe, process, run};
 
 /// Holds one model on one device, runs workloads on it and takes the times.
 #[derive(Parser)]
@@ -25,6 +27,8 @@ struct Cli {
 enum Command {
     /// Say what this worker can do here, as JSON.
     Probe,
+    /// Measure what a device can do at most, as JSON: memory bandwidth, matrix products, launch latency.
+    Canary(Canary),
     /// Do one trial: frames on standard input and output. For agents.
     Run,
     /// Make synthetic weights.
@@ -33,6 +37,19 @@ enum Command {
     Convert(Convert),
     /// Quantise weights as llama.cpp does it.
     Quantize(Quantize),
+}
+
+#[derive(Args)]
+struct Canary {
+    /// The device: cpu, cuda:0, metal:0.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceId,
+    /// About how long it may take.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = canary_time)]
+    seconds: Duration,
+    /// Size of the buffer that is read [default: 1 GiB, or four times the caches].
+    #[arg(long, value_name = "MIB")]
+    mib: Option<u64>,
 }
 
 #[derive(Args)]
@@ -118,6 +135,7 @@ fn main() -> ExitCode {
         .init();
     let done = match Cli::parse().command {
         Command::Probe => print(&probe::info()),
+        Command::Canary(command) => measure(&command),
         Command::Run => run::run().map_err(Into::into),
         Command::Make(command) => make(&command),
         Command::Convert(command) => convert(&command),
@@ -128,6 +146,21 @@ fn main() -> ExitCode {
     // As the program that people type has it: 2 where what was given is bad, 1 where something failed.
     let is_bad_input = error.downcast_ref::<ModelError>().is_some_and(|error| !matches!(error, ModelError::Io { .. }));
     ExitCode::from(if is_bad_input { 2 } else { 1 })
+}
+
+/// The longest time that a canary may be given, in seconds.
+const LONGEST_CANARY: f64 = 3600.0;
+
+fn canary_time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=LONGEST_CANARY).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("must be a number from 0 to {LONGEST_CANARY}"))
+}
+
+fn measure(command: &Canary) -> Result<()> {
+    process::fix_threads(cpu::default_threads());
+    let time = command.seconds;
+    let buffer_bytes = command.mib.map(|mib| mib.saturating_mul(1 << 20));
+    print(&canary::measure(command.device, canary::Effort { time, buffer_bytes })?)
 }
 
 fn make(command: &Make) -> Result<()> {

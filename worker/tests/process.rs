@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
 use regatta_core::backend::BackendKind;
+use regatta_core::canary::{CANARY_VERSION, Reading};
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::device::DeviceId;
 use regatta_core::digest::Digest;
@@ -20,6 +21,7 @@ use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::policy::{Policy, Warmup};
+use regatta_core::roofline::peaks::Number;
 use regatta_core::sample::Sample;
 use regatta_core::trial::{Trial, TrialCell};
 use regatta_core::worker::{SimdLevel, WORKER_PROTOCOL, WorkerInfo};
@@ -154,6 +156,40 @@ fn fake(workloads: &[&str]) -> (Vec<from_worker::Message>, Option<FrameError>, E
     let mut worker = Worker::start(&trial(BackendKind::Fake, workloads), Path::new("nowhere"), FAST);
     let (messages, error) = worker.all();
     (messages, error, worker.end())
+}
+
+/// The worker's canary, as text.
+fn canary(arguments: &[&str]) -> std::process::Output {
+    Command::new(WORKER).arg("canary").args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_canary_tells_what_the_processor_can_do() {
+    let output = canary(&["--seconds", "0.2", "--mib", "48"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let reading: Reading = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((reading.version, reading.check()), (CANARY_VERSION, Ok(())));
+    assert_eq!((reading.buffer_bytes, reading.launch_ns), (48 << 20, None));
+    let (read, mixed) = (reading.read_bytes_per_s.unwrap(), reading.mixed_bytes_per_s.unwrap());
+    let flops = reading.flops[&Number::F32];
+    println!("read {read:.3e}, mixed {mixed:.3e}, f32 {flops:.3e}, caches {:?}", reading.cache_bytes);
+    assert!((1e8..1e14).contains(&read) && (1e8..1e14).contains(&mixed) && (1e8..1e15).contains(&flops));
+}
+
+#[test]
+fn a_canary_that_makes_no_sense_is_refused() {
+    for (arguments, part) in [
+        (["--seconds", "-1"], "unexpected argument"),
+        (["--seconds", "soon"], "must be a number from 0 to 3600"),
+        (["--device", "gpu"], "'gpu' is not a device"),
+    ] {
+        let output = canary(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.contains(part)), (Some(2), true), "{said}");
+    }
+    let output = canary(&["--device", "vulkan:0", "--seconds", "0"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("candle has no code for vulkan:0"), "{said}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use regatta_core::canary::Canary;
 use regatta_core::cell::CellHash;
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
@@ -94,6 +95,8 @@ pub(crate) struct Identity {
     pub(crate) labels: BTreeMap<String, String>,
     /// Where its artifacts are.
     pub(crate) library: Library,
+    /// What its devices were found to do.
+    pub(crate) canaries: Vec<Canary>,
 }
 
 /// What a session is made of.
@@ -686,6 +689,7 @@ fn hello(identity: &Identity, heads: &[Head], cached: Vec<pb::ArtifactRef>) -> p
         labels: identity.labels.clone(),
         cached,
         sent_at_unix_ns: wall_clock(),
+        canaries: identity.canaries.iter().map(Into::into).collect(),
     }
 }
 

@@ -304,3 +304,22 @@ fn a_coordinator_that_is_not_there_is_named_with_what_to_check() {
     assert!(error.contains(&format!("can't reach the coordinator at http://127.0.0.1:{port}/")), "{error}");
     assert!(error.contains("is a coordinator running there, and is the address right?"), "{error}");
 }
+
+#[test]
+fn an_agent_measures_its_devices_before_it_connects_and_all_can_see() {
+    let mut fleet = Fleet::new(&[]);
+    let arguments =
+        ["agent", "--coordinator", &fleet.url(), "--name", "here", "--canary", "daily", "--canary-seconds", "1"];
+    fleet.agents.insert("here", Service::start(&fleet.home, &arguments, Stdio::null()));
+    let agents = fleet.wait_for_agents(|found| found.iter().any(|agent| agent["state"] == "ready"));
+    let canary = &agents[0]["devices"][0]["canary"];
+    let (read, flops) = (canary["read_bytes_per_s"].as_f64().unwrap(), canary["flops"]["f32"].as_f64().unwrap());
+    assert!((1e8..1e14).contains(&read) && (1e8..1e15).contains(&flops), "{canary}");
+    let text = String::from_utf8(fleet.regatta(&["agents"]).stdout).unwrap();
+    assert!(text.contains("canary of 20") && text.contains("GFLOPS f32"), "{text}");
+    // Once a day is enough: the next start shows the same.
+    assert_eq!(fleet.agents.get_mut("here").unwrap().stop(), Some(0));
+    fleet.agents.insert("here", Service::start(&fleet.home, &arguments, Stdio::null()));
+    let again = fleet.wait_for_agents(|found| found[0]["state"] == "ready");
+    assert_eq!(&again[0]["devices"][0]["canary"], canary);
+}

@@ -65,6 +65,7 @@ impl Home {
             .env_remove("REGATTA_COORDINATOR")
             .env_remove("REGATTA_MODELS")
             .env_remove("REGATTA_WORKER_DIR")
+            .env("REGATTA_AGENT_CANARY", "off")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use regatta_core::canary::Canary;
 use regatta_core::device::Device;
 use regatta_core::fleet::Labels;
 use regatta_core::id::AgentId;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::canaries;
 use crate::error::StoreError;
 use crate::events::{self, Event};
 use crate::row::{stored, to_json, unix_ns};
@@ -30,6 +32,8 @@ pub struct AgentSeen {
     pub devices: Vec<Device>,
     /// Labels that its owner gave it.
     pub labels: Labels,
+    /// What its devices were found to do.
+    pub canaries: Vec<Canary>,
 }
 
 impl Change for AgentSeen {
@@ -57,12 +61,15 @@ impl Change for AgentSeen {
         for device in &self.devices {
             insert_device(db, &self.id, device).await?;
         }
+        for canary in &self.canaries {
+            canaries::insert(db, at, &self.id, canary).await?;
+        }
         let event = Event { kind: "agent_connected", agent: Some(&self.id), detail: &self.boot_id, ..Event::default() };
         events::record(db, at, event).await
     }
 
     fn rows(&self) -> usize {
-        2 + self.devices.len()
+        2 + self.devices.len() + self.canaries.len()
     }
 }
 

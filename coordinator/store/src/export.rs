@@ -22,7 +22,7 @@ const AGENTS: &str = "SELECT agent_id FROM src.run_devices WHERE run_id = ?1
 const TRIALS: &str = "SELECT id FROM src.trials WHERE run_id = ?1";
 
 /// Every table, with the rows that go along: those of the run, of its trials, of its agents, or none.
-const TABLES: [(&str, Rows); 14] = [
+const TABLES: [(&str, Rows); 15] = [
     ("runs", Rows::Where("id = ?1")),
     ("run_devices", Rows::OfRun),
     ("trials", Rows::OfRun),
@@ -35,6 +35,7 @@ const TABLES: [(&str, Rows); 14] = [
     ("worker_facts", Rows::OfTrials),
     ("agents", Rows::OfAgents("id")),
     ("devices", Rows::OfAgents("agent_id")),
+    ("canaries", Rows::OfAgents("agent_id")),
     ("events", Rows::Events),
     ("barriers", Rows::OfGroups),
 ];
@@ -143,9 +144,12 @@ mod tests {
     use super::*;
 
     /// Tables that stay where they are, with the reason.
-    const LEFT_OUT: [&str; 1] = [
+    const LEFT_OUT: [&str; 3] = [
         // Of whoever may speak to the coordinator, not of a run.
         "tokens",
+        // Of other tools, not of a run.
+        "imports",
+        "imported_rows",
     ];
 
     #[tokio::test]

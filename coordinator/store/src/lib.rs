@@ -8,11 +8,13 @@ mod agents;
 mod arrivals;
 mod backup;
 mod blob;
+mod canaries;
 mod cells;
 mod error;
 mod events;
 mod export;
 mod groups;
+mod imports;
 mod ingest;
 mod open;
 mod queue;
@@ -36,9 +38,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use crate::agents::{AgentLeft, AgentSeen, ClockSkew, ForgetAgent, Service, SetService};
+pub use crate::canaries::CanaryRecord;
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
 pub use crate::groups::{Begun, ReplicaCell};
+pub use crate::imports::{ImportRecord, Kept, NewImport};
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
 pub use crate::queue::QueueDepth;
 pub use crate::read::{

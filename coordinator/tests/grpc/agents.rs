@@ -90,6 +90,8 @@ async fn hellos_that_make_no_sense_are_refused() {
         (pb::AgentHello { devices: twice, ..good() }, "named twice"),
         (pb::AgentHello { devices: of_another, ..good() }, "of agent host-b"),
         (pb::AgentHello { workers: vec!["x".repeat(70_000)], ..good() }, "70000 bytes"),
+        (pb::AgentHello { canaries: vec![canary(1, f64::NAN)], ..good() }, "read_bytes_per_s is NaN"),
+        (pb::AgentHello { canaries: vec![canary(1, 1e10); 65], ..good() }, "65 canaries, at most 64"),
     ] {
         let status = refused(&server, hello).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
@@ -132,5 +134,37 @@ async fn an_address_that_is_taken_or_open_to_the_network_is_refused() {
     assert!(taken.to_string().contains(&server.addr.to_string()), "{taken}");
     let open = Coordinator::bind(config(([0, 0, 0, 0], 0).into())).await.unwrap_err();
     assert!(open.to_string().contains("--tls-cert"), "{open}");
+    server.stop().await;
+}
+
+/// A canary of the processor.
+fn canary(measured_at_unix_ns: i64, read: f64) -> pb::Canary {
+    pb::Canary {
+        device: "cpu".to_owned(),
+        device_name: "a\u{202e}b".to_owned(),
+        measured_at_unix_ns,
+        read_bytes_per_s: Some(read),
+        flops: [("f32".to_owned(), 1e11), ("fp4".to_owned(), 1e15)].into(),
+        ..pb::Canary::default()
+    }
+}
+
+#[tokio::test]
+async fn the_newest_canary_of_each_device_is_shown_and_all_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    for (boot, canaries) in
+        [("boot-1", vec![canary(10, 1e10)]), ("boot-2", vec![canary(20, 2e10)]), ("boot-3", vec![canary(10, 1e10)])]
+    {
+        let greeting = pb::AgentHello { canaries, ..hello("host-a", boot, Vec::new()) };
+        let (mut agent, _) = Agent::greet(&server, greeting).await.unwrap();
+        agent.close();
+        while let Ok(Some(_)) = agent.try_next().await {}
+    }
+    let listed = server.people().await.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner();
+    let [shown] = listed.agents[0].canaries.as_slice() else { panic!("{:?}", listed.agents[0].canaries) };
+    assert_eq!((shown.measured_at_unix_ns, shown.read_bytes_per_s), (20, Some(2e10)));
+    // Formats that there is no word for here are left out, and so are characters that turn text around.
+    assert_eq!((shown.flops.len(), shown.device_name.as_str()), (1, "a\u{fffd}b"));
     server.stop().await;
 }

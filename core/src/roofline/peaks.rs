@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::artifact::Precision;
 use crate::device::DeviceKind;
@@ -37,7 +37,7 @@ pub struct Peak {
 }
 
 /// A format of numbers that devices multiply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Number {
     /// 32-bit float.
@@ -49,6 +49,9 @@ pub enum Number {
 }
 
 impl Number {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+
     /// The name in the table and in reports.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -265,6 +265,49 @@ pub struct CellEnd {
     #[prost(string, tag = "6")]
     pub stop: ::prost::alloc::string::String,
 }
+/// What a device was found to do at most, in a measurement of some seconds. What could not be measured is absent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Canary {
+    /// "cpu", "cuda:0".
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// The device's name at that time.
+    #[prost(string, tag = "2")]
+    pub device_name: ::prost::alloc::string::String,
+    /// Wall-clock time of the agent, in nanoseconds since 1970.
+    #[prost(int64, tag = "3")]
+    pub measured_at_unix_ns: i64,
+    /// Version of the way in which it is measured.
+    #[prost(uint32, tag = "4")]
+    pub version: u32,
+    /// The engine that multiplied matrices, with its version.
+    #[prost(string, tag = "5")]
+    pub engine: ::prost::alloc::string::String,
+    /// Threads that read memory.
+    #[prost(uint32, tag = "6")]
+    pub threads: u32,
+    /// Bytes of the buffers that went through.
+    #[prost(uint64, tag = "7")]
+    pub buffer_bytes: u64,
+    /// All last-level caches of the processor together, in bytes.
+    #[prost(uint64, optional, tag = "8")]
+    pub cache_bytes: ::core::option::Option<u64>,
+    /// Bytes per second read from memory.
+    #[prost(double, optional, tag = "9")]
+    pub read_bytes_per_s: ::core::option::Option<f64>,
+    /// Bytes per second where reads and writes are mixed.
+    #[prost(double, optional, tag = "10")]
+    pub mixed_bytes_per_s: ::core::option::Option<f64>,
+    /// Floating-point operations per second by format of numbers: "f32", "f16" or "bf16".
+    #[prost(btree_map = "string, double", tag = "11")]
+    pub flops: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        f64,
+    >,
+    /// From the launch of a tiny operation to its end, in nanoseconds.
+    #[prost(uint64, optional, tag = "12")]
+    pub launch_ns: ::core::option::Option<u64>,
+}
 /// A device of an agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Device {
@@ -526,6 +569,9 @@ pub struct AgentHello {
     /// The agent's wall-clock time, in nanoseconds since 1970. Only to tell how far it is from the coordinator's.
     #[prost(int64, tag = "11")]
     pub sent_at_unix_ns: i64,
+    /// What its devices were found to do. The same canary may come again with the next session.
+    #[prost(message, repeated, tag = "12")]
+    pub canaries: ::prost::alloc::vec::Vec<Canary>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SpoolHead {
@@ -1366,6 +1412,9 @@ pub struct Agent {
     /// Artifacts whose files are on its machine, as it said when its session began.
     #[prost(message, repeated, tag = "12")]
     pub cached: ::prost::alloc::vec::Vec<ArtifactRef>,
+    /// The newest canary of each of its devices.
+    #[prost(message, repeated, tag = "13")]
+    pub canaries: ::prost::alloc::vec::Vec<Canary>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainAgentRequest {

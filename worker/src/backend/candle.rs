@@ -92,7 +92,8 @@ fn context(shape: &Shape, format: Format) -> u32 {
     }
 }
 
-fn device(id: DeviceId) -> Result<Device, BackendError> {
+/// The device as candle has it.
+pub(crate) fn device(id: DeviceId) -> Result<Device, BackendError> {
     let device = match id.kind {
         DeviceKind::Cpu => Ok(Device::Cpu),
         DeviceKind::Cuda => Device::new_cuda_with_stream(id.index as usize),

@@ -65,6 +65,7 @@ async fn seen(store: &Store, agent: &str) {
         labels: BTreeMap::new(),
         workers: Vec::new(),
         devices: Vec::new(),
+        canaries: Vec::new(),
     };
     store.writer().write(seen).await.unwrap();
 }

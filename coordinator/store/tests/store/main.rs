@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "in a test, an error is a failure")]
 
+mod canaries;
 mod common;
 mod export;
 mod faults;

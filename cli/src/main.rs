@@ -9,6 +9,7 @@ mod coordinator;
 mod devices;
 mod exit;
 mod fetch;
+mod import;
 mod local;
 mod logs;
 mod models;
@@ -75,6 +76,7 @@ Results:
   runs         List runs
   show         Show one run: every cell with its state
   report       Make the report of one or several runs: HTML with charts, or csv, json, md
+  import       Take results of llama-bench, for reports
   backup       Copy the database, also while a coordinator writes to it
 
 Fleet, for people:
@@ -118,6 +120,9 @@ enum Command {
     Show(runs::ShowArgs),
     /// Make the report of one or several runs: HTML with charts, or csv, json, md
     Report(report::ReportArgs),
+    /// Take results of llama-bench, for reports
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     /// Copy the database, also while a coordinator writes to it
     Backup(backup::BackupArgs),
     /// Queue a scenario at a coordinator
@@ -191,6 +196,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(args, folders).await,
         Command::Plan(args) => plan::run(args, folders).await,
         Command::Report(args) => report::run(args, folders).await,
+        Command::Import(command) => import::run(command, folders).await,
         Command::Backup(args) => backup::run(args, folders).await,
         Command::Runs(args) => runs::list(args, folders).await,
         Command::Show(args) => runs::show(args, folders).await,

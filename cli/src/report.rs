@@ -29,6 +29,14 @@ enum Kind {
     Json,
     /// A summary for a comment
     Md,
+    /// Rows of llama-bench (jsonl) of what is comparable
+    LlamaBench,
+    /// The same as SQL
+    LlamaBenchSql,
+    /// The same as Markdown
+    LlamaBenchMd,
+    /// Metrics under MLPerf Client's names (jsonl)
+    MlperfClient,
 }
 
 impl Kind {
@@ -39,6 +47,10 @@ impl Kind {
             Self::Csv => Some(Format::Csv),
             Self::Json => Some(Format::Json),
             Self::Md => Some(Format::Markdown),
+            Self::LlamaBench => Some(Format::LlamaBench),
+            Self::LlamaBenchSql => Some(Format::LlamaBenchSql),
+            Self::LlamaBenchMd => Some(Format::LlamaBenchMarkdown),
+            Self::MlperfClient => Some(Format::MlperfClient),
         }
     }
 }
@@ -53,7 +65,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
-    /// Run ids or beginnings of ids [default: the last run]
+    /// Ids or beginnings of ids of runs, or of imports [default: the last run]
     runs: Vec<String>,
     #[command(flatten)]
     source: SourceArgs,
@@ -78,12 +90,36 @@ pub(crate) async fn run(args: ReportArgs, folders: &Folders) -> anyhow::Result<E
     match args.source.source(folders).await? {
         Source::Database(path) => {
             let reader = source::open(&path).await?;
-            let ids = chosen(&reader, &args.runs, &path).await?;
-            let dataset = regatta_reporter::load(&reader, &ids).await?;
-            finish(&args, &dataset, &path, ids[0].as_str())
+            let (imports, runs) = imports(&reader, &args.runs).await?;
+            let first = imports.first().cloned();
+            let mut dataset =
+                Dataset { runs: Vec::new(), imports: regatta_reporter::load_imports(&reader, &imports).await? };
+            let mut ids = Vec::new();
+            if imports.is_empty() || !runs.is_empty() {
+                ids = chosen(&reader, &runs, &path).await?;
+                dataset.runs = regatta_reporter::load(&reader, &ids).await?.runs;
+            }
+            let first = ids.into_iter().next().or(first).context("neither a run nor an import was chosen")?;
+            finish(&args, &dataset, &path, first.as_str())
         }
         Source::Coordinator(client) => elsewhere(args, client).await,
     }
+}
+
+/// Which of what was named are imports; the rest are runs, or nothing.
+async fn imports(reader: &Reader, named: &[String]) -> anyhow::Result<(Vec<RunId>, Vec<String>)> {
+    let known: Vec<RunId> = reader.imports().await?.into_iter().map(|import| import.id).collect();
+    let (mut imports, mut runs) = (Vec::new(), Vec::new());
+    for name in named {
+        let fits: Vec<&RunId> =
+            known.iter().filter(|id| !name.is_empty() && id.as_str().starts_with(name.as_str())).collect();
+        // A beginning that a run has too is the run's to resolve.
+        match fits.as_slice() {
+            [only] if reader.resolve_run(name).await.is_err() => imports.push((*only).clone()),
+            _ => runs.push(name.clone()),
+        }
+    }
+    Ok((imports, runs))
 }
 
 /// The runs that were named, or the newest.
@@ -116,7 +152,7 @@ async fn elsewhere(args: ReportArgs, mut client: RunClient) -> anyhow::Result<Ex
         Some(_) => temporary.path().to_owned(),
         None => args.out.clone().unwrap_or_else(|| folder(&ids[0])),
     };
-    let mut dataset = Dataset { runs: Vec::new() };
+    let mut dataset = Dataset::default();
     let mut source = PathBuf::new();
     for id in &ids {
         let name = if ids.len() == 1 { "run.sqlite".to_owned() } else { format!("run-{id}.sqlite") };

@@ -106,7 +106,7 @@ fn hundredths_of_bits(precision: Precision) -> u64 {
 
 /// Bytes of a number in the key/value cache and between layers: both engines keep halves unless weights are f32; candle's
 /// quantised network computes in f32.
-fn number_bytes(backend: BackendKind, precision: Precision) -> u64 {
+pub fn number_bytes(backend: BackendKind, precision: Precision) -> u64 {
     match (backend, precision) {
         (_, Precision::F32) => F32,
         (BackendKind::Candle, precision) if precision.is_quantised() => F32,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use regatta_core::canary::Canary;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::flag::{Flag, Flags};
@@ -15,11 +16,31 @@ use regatta_core::sample::{Sample, SampleKey};
 use regatta_core::trial::Epoch;
 use regatta_core::worker::WorkerInfo;
 
+use crate::llama_bench::Row;
+use crate::roofline::{Ceiling, Floor, Utilisation};
+
 /// One or several runs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Dataset {
     /// The runs, oldest first.
     pub runs: Vec<Run>,
+    /// Results of other tools, taken from their files.
+    pub imports: Vec<Import>,
+}
+
+/// A file of another tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Import {
+    /// Its id.
+    pub id: RunId,
+    /// The tool.
+    pub tool: String,
+    /// The file's name.
+    pub file: String,
+    /// When it was imported: a label.
+    pub imported_at: Timestamp,
+    /// What it held.
+    pub rows: Vec<Row>,
 }
 
 /// One submission of a scenario with everything that was recorded for it.
@@ -62,6 +83,8 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// Its worker programs.
     pub workers: Vec<WorkerInfo>,
+    /// What its devices were found to do, one for each at most.
+    pub canaries: Vec<Canary>,
 }
 
 /// One cell with what was measured.
@@ -84,6 +107,8 @@ pub struct CellResult {
     pub per_pass: u32,
     /// What the worker said of the weights and the engine.
     pub facts: Option<WorkerFacts>,
+    /// What its numbers are held against.
+    pub ceiling: Ceiling,
     /// Valid samples of the epoch that counts, by repetition.
     pub samples: Vec<Sample>,
     /// Valid samples of earlier leases: kept, never counted.
@@ -129,6 +154,7 @@ impl CellResult {
             stopped: None,
             per_pass: u32::MAX,
             facts: None,
+            ceiling: Ceiling::default(),
             samples: vec![],
             superseded: vec![],
             rejected: vec![],
@@ -157,9 +183,32 @@ impl CellResult {
         self.skews.get(&(sample.key.epoch, sample.key.repetition)).copied()
     }
 
-    /// Flags of any counted repetition.
+    /// Flags of any counted repetition, and what is told only by its device's peak.
     pub fn flags(&self) -> Flags {
-        self.samples.iter().flat_map(|s| s.flags.iter().copied()).collect()
+        self.samples.iter().flat_map(|sample| self.flags_of(sample)).collect()
+    }
+
+    /// Flags of one repetition: those it came with, and what is told only by its device's peak.
+    pub fn flags_of(&self, sample: &Sample) -> Flags {
+        let broken = self.floor().is_some_and(|floor| floor.is_broken_by(sample));
+        sample.flags.iter().copied().chain(broken.then_some(Flag::FasterThanPhysics)).collect()
+    }
+
+    /// The shortest time per token that its device can have.
+    pub fn floor(&self) -> Option<Floor> {
+        self.ceiling.floor(self.facts.as_ref()?.weight_bytes?)
+    }
+
+    /// Why it can't be, where a repetition is faster than its device can be.
+    pub fn impossibility(&self) -> Option<String> {
+        let floor = self.floor()?;
+        self.samples.iter().find(|sample| floor.is_broken_by(sample)).map(|sample| floor.said_of(sample))
+    }
+
+    /// How much of its device's peaks a repetition used.
+    pub fn utilisation(&self, sample: &Sample) -> Utilisation {
+        let weight_bytes = self.facts.as_ref().and_then(|facts| facts.weight_bytes);
+        self.ceiling.utilisation(&self.cell, sample, weight_bytes)
     }
 
     /// Whether all of its repetitions were measured and are possible, so that its numbers may be charted.

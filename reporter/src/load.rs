@@ -2,17 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use regatta_core::cell::CellHash;
+use jiff::Timestamp;
+use regatta_core::cell::{Cell, CellHash};
 use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::model::{Model, parse_manifest};
 use regatta_core::sample::Sample;
 use regatta_core::scenario;
 use regatta_core::trial::Epoch;
 use regatta_core::worker::WorkerInfo;
 use regatta_core::workload::Workload;
-use regatta_store::{Begun, CellRecord, Reader, RejectedSample, RunDevice, StoreError, TrialRecord, WorkerRecord};
+use regatta_store::{
+    Begun, CanaryRecord, CellRecord, ImportRecord, Reader, RejectedSample, RunDevice, StoreError, TrialRecord,
+    WorkerRecord,
+};
 
-use crate::dataset::{CellResult, Dataset, Host, Rejected, Run, WorkerFacts};
+use crate::dataset::{CellResult, Dataset, Host, Import, Rejected, Run, WorkerFacts};
 use crate::error::{ReportError, Result};
+use crate::llama_bench::Row;
+use crate::roofline::Ceiling;
 
 /// Reads runs with everything recorded for them, in the order given. Without any id, the newest run; a database
 /// without runs gives a dataset without runs.
@@ -32,7 +39,25 @@ async fn read(reader: &Reader, ids: &[RunId]) -> Result<Dataset, StoreError> {
     for id in ids {
         runs.push(run(reader, id).await?);
     }
-    Ok(Dataset { runs })
+    Ok(Dataset { runs, imports: Vec::new() })
+}
+
+/// Reads imports with their rows, in the order given.
+pub async fn load_imports(reader: &Reader, ids: &[RunId]) -> Result<Vec<Import>> {
+    imports(reader, ids).await.map_err(|e| ReportError::Store(Box::new(e)))
+}
+
+async fn imports(reader: &Reader, ids: &[RunId]) -> Result<Vec<Import>, StoreError> {
+    let known = reader.imports().await?;
+    let mut imports = Vec::with_capacity(ids.len());
+    for ImportRecord { id, tool, file, imported_at, .. } in known.into_iter().filter(|import| ids.contains(&import.id))
+    {
+        let rows = reader.imported_rows(&id).await?;
+        // A row that is no object can't have been stored.
+        let rows = rows.iter().filter_map(|row| serde_json::from_str(row).ok().map(Row)).collect();
+        imports.push(Import { id, tool, file, imported_at, rows });
+    }
+    Ok(imports)
 }
 
 async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
@@ -45,20 +70,25 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
         samples.entry(sample.key.cell).or_default().push(sample);
     }
     let groups = Groups::new(&records, &reader.trials(id).await?, reader.begun(id).await?);
-    let hosts = hosts(reader.run_devices(id).await?, &records, &workers);
     let per_pass = record.policy.repetitions;
+    let mut hosts = hosts(reader.run_devices(id).await?, &records, &workers);
+    take_canaries(&mut hosts, reader.canaries().await?, record.summary.ended_at);
+    // A manifest that this version can't read means no utilisation, not no report.
+    let models = parse_manifest("models", &record.bundle.models).unwrap_or_default();
     let cell = |record: CellRecord| {
         let facts = facts(&record, &workers);
         let samples = samples.remove(&record.hash).unwrap_or_default();
         let refused = refused.remove(&record.hash).unwrap_or_default();
         let (group, skews) = groups.of(&record);
+        let ceiling = ceiling(&record.cell, &models, &hosts);
         let mut result = CellResult::new(record.cell, record.outcome, record.epoch, samples);
         result.rejected.extend(refused);
         let stopped = record.stopped;
-        CellResult { hash: record.hash, group, skews, facts, stopped, per_pass, ..result }
+        CellResult { hash: record.hash, group, skews, facts, ceiling, stopped, per_pass, ..result }
     };
     // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
     let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();
+    let cells = records.into_iter().map(cell).collect();
     Ok(Run {
         id: record.summary.id,
         scenario: record.summary.name,
@@ -69,9 +99,35 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
         scenario_file: record.bundle.file,
         scenario_text: record.bundle.text,
         hosts,
-        cells: records.into_iter().map(cell).collect(),
+        cells,
         rejected,
     })
+}
+
+/// What a cell's numbers are held against.
+fn ceiling(cell: &Cell, models: &[Model], hosts: &[Host]) -> Ceiling {
+    let host = hosts.iter().find(|host| host.agent == cell.agent);
+    let device = host.and_then(|host| host.devices.iter().find(|device| device.id == cell.device));
+    let canary = host.and_then(|host| host.canaries.iter().find(|canary| canary.device == cell.device));
+    let shape = models.iter().find(|model| model.id == cell.artifact.model).map(|model| &model.shape);
+    Ceiling::new(cell, shape, device, canary)
+}
+
+/// Gives each device its canary: the last one before the run's end, else the first one after it; never one of another
+/// device that was in the same place.
+fn take_canaries(hosts: &mut [Host], series: Vec<CanaryRecord>, ended_at: Option<Timestamp>) {
+    for host in hosts {
+        for device in &host.devices {
+            let of_device = |record: &&CanaryRecord| {
+                let canary = &record.canary;
+                record.agent == host.agent && canary.device == device.id && canary.device_name == device.name
+            };
+            let is_before = |record: &&CanaryRecord| ended_at.is_none_or(|end| record.received_at <= end);
+            let own = || series.iter().filter(of_device);
+            let chosen = own().filter(is_before).next_back().or_else(|| own().next());
+            host.canaries.extend(chosen.map(|record| record.canary.clone()));
+        }
+    }
 }
 
 /// Groups of replicas by trial, and how far apart the repetitions of their cells began.
@@ -132,8 +188,14 @@ fn hosts(devices: Vec<RunDevice>, cells: &[CellRecord], workers: &[WorkerRecord]
     let mut hosts: BTreeMap<AgentId, Host> = BTreeMap::new();
     for RunDevice { device, agent_version, host } in devices {
         let agent = device.agent.clone();
-        let new =
-            || Host { agent: agent.clone(), version: agent_version, facts: host, devices: vec![], workers: vec![] };
+        let new = || Host {
+            agent: agent.clone(),
+            version: agent_version,
+            facts: host,
+            devices: vec![],
+            workers: vec![],
+            canaries: vec![],
+        };
         hosts.entry(agent.clone()).or_insert_with(new).devices.push(device);
     }
     for worker in workers {

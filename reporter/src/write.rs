@@ -64,7 +64,11 @@ pub fn export(dataset: &Dataset, options: &ReportOptions, format: Format) -> Res
 }
 
 fn check(dataset: &Dataset, options: &ReportOptions) -> Result<()> {
-    if dataset.runs.is_empty() { Err(ReportError::NoRuns(options.source.clone())) } else { Ok(()) }
+    if dataset.runs.is_empty() && dataset.imports.is_empty() {
+        Err(ReportError::NoRuns(options.source.clone()))
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes beside the file first, so that a report is never half of one.

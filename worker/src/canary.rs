@@ -4,7 +4,7 @@
 //! Each number is the best of many rounds, as STREAM (`McCalpin`, 1995) has it: what disturbs a round only makes it
 //! slower. On a processor all threads read one large buffer, then compute STREAM's triad in it; matrices are multiplied
 //! by candle. On an accelerator candle does all of it: bandwidth is that of `x · a + b` over a large tensor. That part is
-//! written for CUDA and Metal and has been compiled, but has not been run on either so far.
+//! written for CUDA and Metal against candle's common interface, and has not been run on either so far.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -318,6 +318,17 @@ mod tests {
         for rate in [memory.read.unwrap(), memory.mixed.unwrap()] {
             assert!((1e8..1e14).contains(&rate), "{rate}");
         }
+    }
+
+    /// The way that accelerators are measured, on the one device that is everywhere.
+    #[test]
+    #[cfg(feature = "candle")]
+    fn an_accelerators_reading_has_all_its_numbers() {
+        let effort = Effort { time: Duration::ZERO, buffer_bytes: Some(8 << 20) };
+        let reading = accelerator(DeviceId::CPU, effort).unwrap();
+        assert_eq!((reading.check(), reading.read_bytes_per_s), (Ok(()), None));
+        assert!(reading.mixed_bytes_per_s.is_some() && reading.launch_ns.is_some_and(|ns| ns > 0));
+        assert!(reading.flops.contains_key(&regatta_core::roofline::peaks::Number::F32), "{:?}", reading.flops);
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod fleet;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod imports;
+#[cfg(test)]
 mod passes;
 #[cfg(test)]
 mod services;

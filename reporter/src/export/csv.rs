@@ -13,12 +13,15 @@
 //! | `started_at` | UTC, a label |
 //! | `start_skew_ns` | how far apart the replicas began at most; empty for one by itself and where it is not known |
 //! | `…_ms`, `…_per_s`, `…_mib` | as defined in `regatta_core::metrics`; empty where undefined |
+//! | `mbu`, `prefill_mfu`, `decode_mfu` | shares of the device's peak, 1 for all of it |
+//! | `mbu_peak`, `mfu_peak`, `mfu_number` | whose figure: `measured` or `vendor`; of which numbers: `f32`, … |
 //! | `threads`, `warmup_repetitions` | of the worker |
 //! | `prompt_digest`, `output_digest` | BLAKE3 over token ids |
 //! | `flags` | separated by spaces |
 //! | `method_version` | of the definitions |
 
 use regatta_core::digest::Digest;
+use regatta_core::flag::Flag;
 use regatta_core::metrics::METHOD_VERSION;
 use regatta_core::sample::Sample;
 
@@ -27,7 +30,7 @@ use crate::error::Result;
 use crate::stats::{Repetition, ms};
 use crate::text;
 
-const COLUMNS: [&str; 40] = [
+const COLUMNS: [&str; 46] = [
     "run",
     "cell",
     "agent",
@@ -62,6 +65,12 @@ const COLUMNS: [&str; 40] = [
     "load_ms",
     "first_repetition_ms",
     "peak_rss_mib",
+    "mbu",
+    "mbu_peak",
+    "prefill_mfu",
+    "decode_mfu",
+    "mfu_peak",
+    "mfu_number",
     "threads",
     "warmup_repetitions",
     "prompt_digest",
@@ -89,7 +98,8 @@ pub(super) fn csv(dataset: &Dataset) -> Result<String> {
 fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [String; COLUMNS.len()] {
     let cell = &result.cell;
     let numbers = Repetition::of(sample);
-    let flags: Vec<&str> = sample.flags.iter().map(|f| f.as_str()).collect();
+    let used = result.utilisation(sample);
+    let flags: Vec<&str> = result.flags_of(sample).into_iter().map(Flag::as_str).collect();
     [
         run.id.to_string(),
         result.hash.to_string(),
@@ -125,6 +135,12 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         decimal(Some(numbers.load_ms)),
         decimal(Some(ms(sample.first_repetition_ns))),
         decimal(numbers.peak_rss_mib),
+        decimal(used.mbu.map(|(share, _)| share)),
+        used.mbu.map_or("", |(_, source)| source.as_str()).to_owned(),
+        decimal(used.prefill_mfu.map(|(share, ..)| share)),
+        decimal(used.decode_mfu.map(|(share, ..)| share)),
+        used.prefill_mfu.map_or("", |(_, source, _)| source.as_str()).to_owned(),
+        used.prefill_mfu.map_or("", |(.., number)| number.as_str()).to_owned(),
         sample.threads.to_string(),
         sample.warmup_repetitions.to_string(),
         sample.prompt_digest.to_string(),

@@ -103,6 +103,6 @@ fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSam
         warmup_repetitions: sample.warmup_repetitions,
         peak_rss_bytes: sample.peak_rss_bytes,
         threads: sample.threads,
-        flags: sample.flags.iter().copied().map(Flag::as_str).collect(),
+        flags: result.flags_of(sample).into_iter().map(Flag::as_str).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::view::{CellRow, GroupRow, Report, RunView, Value};
+use crate::view::{CellRow, GroupRow, ImportView, Report, RunView, Value};
 
 /// Rows of a table at most: comments have a limit, and readers too.
 const MAX_ROWS: usize = 60;
@@ -11,6 +11,9 @@ pub(super) fn markdown(report: &Report) -> String {
     let mut out = String::new();
     for run in &report.runs {
         run_text(&mut out, run);
+    }
+    for import in &report.imports {
+        import_text(&mut out, import);
     }
     line(
         &mut out,
@@ -44,6 +47,22 @@ fn run_text(out: &mut String, run: &RunView) {
     results(out, run);
     replicas(out, run);
     problems(out, run);
+}
+
+fn import_text(out: &mut String, import: &ImportView) {
+    line(out, &format!("## {}\n", escape(&import.title)));
+    line(out, &format!("> **{}.** {}\n", escape(&import.banner.title), escape(&import.banner.text)));
+    line(out, "| model | device | backend | test | tokens/s |");
+    line(out, "| --- | --- | --- | --- | --: |");
+    for row in import.rows.iter().take(MAX_ROWS) {
+        let cells = [row.model.clone(), row.place.clone(), row.backend.clone(), row.test.clone(), value(&row.rate)];
+        let escaped: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
+        line(out, &format!("| {} |", escaped.join(" | ")));
+    }
+    if import.rows.len() > MAX_ROWS {
+        line(out, &format!("\n… and {} more in the report.", import.rows.len() - MAX_ROWS));
+    }
+    out.push('\n');
 }
 
 fn results(out: &mut String, run: &RunView) {

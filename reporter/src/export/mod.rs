@@ -3,11 +3,13 @@
 mod csv;
 mod json;
 mod markdown;
+mod mlperf_client;
 
 use jiff::Timestamp;
 
 use crate::dataset::Dataset;
 use crate::error::Result;
+use crate::llama_bench;
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,18 +20,38 @@ pub enum Format {
     Json,
     /// A summary fit for a comment on a pull request.
     Markdown,
+    /// Rows of llama-bench of what is comparable, a JSON object a line.
+    LlamaBench,
+    /// The same as SQL.
+    LlamaBenchSql,
+    /// The same as llama-bench's Markdown table.
+    LlamaBenchMarkdown,
+    /// Metrics under MLPerf Client's names, a JSON object a line.
+    MlperfClient,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::Csv, Self::Json, Self::Markdown];
+    pub const ALL: [Self; 7] = [
+        Self::Csv,
+        Self::Json,
+        Self::Markdown,
+        Self::LlamaBench,
+        Self::LlamaBenchSql,
+        Self::LlamaBenchMarkdown,
+        Self::MlperfClient,
+    ];
 
-    /// The name on the command line, and the file's extension.
+    /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Csv => "csv",
             Self::Json => "json",
             Self::Markdown => "md",
+            Self::LlamaBench => "llama-bench",
+            Self::LlamaBenchSql => "llama-bench-sql",
+            Self::LlamaBenchMarkdown => "llama-bench-md",
+            Self::MlperfClient => "mlperf-client",
         }
     }
 }
@@ -40,5 +62,9 @@ pub(crate) fn export(dataset: &Dataset, format: Format, generated_at: Timestamp)
         Format::Csv => csv::csv(dataset),
         Format::Json => json::json(dataset, generated_at),
         Format::Markdown => Ok(markdown::markdown(&crate::view::report(dataset, generated_at))),
+        Format::LlamaBench => llama_bench::jsonl(dataset),
+        Format::LlamaBenchSql => Ok(llama_bench::sql(dataset)),
+        Format::LlamaBenchMarkdown => Ok(llama_bench::markdown(dataset)),
+        Format::MlperfClient => mlperf_client::lines(dataset),
     }
 }

@@ -5,12 +5,14 @@ use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
 use regatta_core::passes::StopReason;
+use regatta_core::roofline::peaks::Number;
 use regatta_core::sample::Sample;
 use serde::Serialize;
 
 use super::Meaning;
 use super::subject::{Measured, Subject, size};
 use crate::dataset::{CellResult, Rejected, Run};
+use crate::roofline::{Source, Utilisation};
 use crate::stats::{Intervals, Repetition, Summary};
 use crate::text;
 
@@ -66,6 +68,12 @@ pub struct CellRow {
     pub load: Value,
     /// Largest resident memory in MiB.
     pub peak_rss: Value,
+    /// Share of the device's memory bandwidth that decode used, in percent, and whose figure that is.
+    pub mbu: Value,
+    /// Share of the device's arithmetic that prefill used, in percent, and whose figure that is.
+    pub prefill_mfu: Value,
+    /// The same of decode.
+    pub decode_mfu: Value,
     /// Flags with their meaning.
     pub flags: Vec<Meaning>,
 }
@@ -150,6 +158,7 @@ pub(super) fn rows(subjects: &[Subject<'_>]) -> Vec<CellRow> {
 fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
     let stats = &measured.stats;
     let itl = stats.itl_ms;
+    let used: Vec<Utilisation> = measured.result.samples.iter().map(|s| measured.result.utilisation(s)).collect();
     CellRow {
         anchor: anchor(subject.run, measured.result),
         backend: measured.backend().as_str(),
@@ -170,6 +179,9 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         end_to_end: spread(stats.end_to_end_ms),
         load: plain(stats.load_ms.map(|s| s.median / 1e3)),
         peak_rss: plain(stats.peak_rss_mib),
+        mbu: share(used.iter().filter_map(|u| u.mbu.map(|(share, source)| (share, of_bandwidth(source))))),
+        prefill_mfu: share(used.iter().filter_map(|u| u.prefill_mfu.map(of_flops))),
+        decode_mfu: share(used.iter().filter_map(|u| u.decode_mfu.map(of_flops))),
         flags: super::meanings(measured.result.flags()),
     }
 }
@@ -177,6 +189,11 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
 impl Value {
     pub(super) fn new(text: String, sort: Option<f64>) -> Self {
         Self { text, sort, note: String::new() }
+    }
+
+    /// A number, or none, and what stands below it.
+    pub(super) fn of(value: Option<f64>, note: Option<String>) -> Self {
+        Self { note: note.unwrap_or_default(), ..plain(value) }
     }
 
     pub(super) fn missing() -> Self {
@@ -192,6 +209,24 @@ pub(super) fn plain(value: Option<f64>) -> Value {
 pub(super) fn spread(summary: Option<Summary>) -> Value {
     let note = summary.filter(|s| s.n > 1).map(|s| format!("± {}", text::percent(s.relative_mad())));
     Value { note: note.unwrap_or_default(), ..plain(summary.map(|s| s.median)) }
+}
+
+/// The median of shares as percent, and below it what they are shares of.
+fn share(shares: impl Iterator<Item = (f64, String)>) -> Value {
+    let (shares, mut of): (Vec<f64>, Vec<String>) = shares.unzip();
+    let percent = Summary::of(shares).map(|summary| summary.median * 100.0);
+    Value { note: of.pop().unwrap_or_default(), ..plain(percent) }
+}
+
+fn of_bandwidth(source: Source) -> String {
+    match source {
+        Source::Measured => "of measured".to_owned(),
+        Source::Vendor => "of vendor's".to_owned(),
+    }
+}
+
+fn of_flops((share, source, number): (f64, Source, Number)) -> (f64, String) {
+    (share, format!("{} {}", of_bandwidth(source), number.as_str()))
 }
 
 fn interval(summary: Option<Summary>) -> String {
@@ -226,7 +261,9 @@ pub(super) fn problem(result: &CellResult) -> Problem {
         (_, "waiting") => "not started yet".to_owned(),
         (_, "measuring") => "being measured".to_owned(),
         (_, "cancelled") => "the run was stopped".to_owned(),
-        (_, "faster_than_physics") => Flag::FasterThanPhysics.meaning().to_owned(),
+        (_, "faster_than_physics") => {
+            result.impossibility().unwrap_or_else(|| Flag::FasterThanPhysics.meaning().to_owned())
+        }
         (_, "ok") => "ended well, but no valid sample is stored".to_owned(),
         _ => "no reason was given".to_owned(),
     };
@@ -254,7 +291,7 @@ pub(super) fn details(subjects: &[Subject<'_>]) -> Vec<CellDetail> {
 
 fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
     let result = measured.result;
-    let counted = result.samples.iter().map(|s| repetition(s, true));
+    let counted = result.samples.iter().map(|s| repetition(result, s, true));
     let rejected = result.rejected.iter();
     CellDetail {
         anchor: anchor(subject.run, result),
@@ -263,7 +300,7 @@ fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
         state: result.state(),
         counted: how_counted(measured),
         facts: facts(measured),
-        repetitions: counted.chain(result.superseded.iter().map(|s| repetition(s, false))).collect(),
+        repetitions: counted.chain(result.superseded.iter().map(|s| repetition(result, s, false))).collect(),
         rejected: rejected.map(refusal).collect(),
     }
 }
@@ -315,7 +352,7 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     facts
 }
 
-fn repetition(sample: &Sample, counted: bool) -> RepetitionRow {
+fn repetition(result: &CellResult, sample: &Sample, counted: bool) -> RepetitionRow {
     let numbers = Repetition::of(sample);
     let itl = numbers.itl;
     RepetitionRow {
@@ -332,6 +369,6 @@ fn repetition(sample: &Sample, counted: bool) -> RepetitionRow {
         itl_max: text::optional(itl.map(|i| i.max)),
         end_to_end: text::number(numbers.end_to_end_ms),
         output: Digest::of_tokens(&sample.output).short(),
-        flags: super::meanings(sample.flags.clone()),
+        flags: super::meanings(result.flags_of(sample)),
     }
 }

@@ -1,5 +1,6 @@
 //! What each number means, with its formula: printed in every report, so that it can be read without this code.
 
+use regatta_core::roofline::peaks::Peaks;
 use serde::Serialize;
 
 use crate::stats::{FIRM_P99, MIN_FOR_CI, MIN_FOR_P99};
@@ -89,6 +90,36 @@ pub(super) fn all() -> Vec<Definition> {
             "From the moment the coordinator let the replicas go to the moment it heard of the last that it had begun, on \
              the coordinator's clock. All of them began between the two: an upper bound, with both ways over the network \
              in it. Clocks of machines are never compared.",
+        ),
+        Definition {
+            term: "MBU (decode)",
+            formula: "(W + batch · T · KV) / TPOT / peak",
+            unit: "%",
+            note: format!(
+                "Model bandwidth utilisation: bytes of weights W and of keys and values that the mathematics has to read \
+                 in a step, T = n_prompt + (N − 1) / 2 tokens of context on average, over the device's peak. Peaks are \
+                 measured where there is a canary of the device, else the vendor's (table {}); devices that are in \
+                 neither have none. None where the weights fit into the caches. An engine that copies its cache has a \
+                 lower MBU for it.",
+                Peaks::built_in().version
+            ),
+        },
+        define(
+            "MFU",
+            "batch · FLOPs / time / peak",
+            "%",
+            "Model FLOPs utilisation: operations that the mathematics needs, logits of the last position only, over the \
+             device's peak. On a processor the peak is the product of f32 matrices as measured, whatever the precision; \
+             on an accelerator dense products of the weights' own format, and none for quantised weights, which engines \
+             compute in several formats.",
+        ),
+        define(
+            "Floor of TPOT",
+            "(W − caches) / (margin · peak)",
+            "ms",
+            "A cell that is below it is faster than physics: kept, not charted. The margin is 1.5 for a measured peak, \
+             because canaries on a busy host differ by a third, and 1.1 for a vendor's, because memory is sold \
+             overclocked. Without a peak only what no memory of today can deliver is told.",
         ),
         define("Load", "", "s", "Reading the weights into a fresh worker process. Depends on the page cache."),
         define("Peak RSS", "", "MiB", "Largest resident memory of the worker process, mapped weights included."),

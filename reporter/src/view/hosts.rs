@@ -1,5 +1,6 @@
 //! The machines and the software on them.
 
+use regatta_core::canary::Canary;
 use regatta_core::worker::SimdLevel;
 use serde::Serialize;
 
@@ -68,8 +69,23 @@ fn facts(host: &Host) -> Vec<Meaning> {
         let details: Vec<String> = [Some(device.name.clone()), cores, memory].into_iter().flatten().collect();
         facts.push(fact(&device.id.to_string(), &details.join(", ")));
     }
+    for canary in &host.canaries {
+        facts.push(fact(&format!("canary of {}", canary.device), &found(canary)));
+    }
     facts.push(fact("agent version", &host.version));
     facts
+}
+
+/// What a device was found to do, in a line.
+fn found(canary: &Canary) -> String {
+    let reading = &canary.reading;
+    let rate = |rate: Option<f64>, what: &str| rate.map(|rate| format!("{} GB/s {what}", text::number(rate / 1e9)));
+    let memory = [rate(reading.read_bytes_per_s, "read"), rate(reading.mixed_bytes_per_s, "read and written")];
+    let flops = reading.flops.iter().map(|(number, r)| format!("{} GFLOPS {}", text::number(r / 1e9), number.as_str()));
+    let launch = reading.launch_ns.map(|ns| format!("{} µs a launch", text::number(ns as f64 / 1e3)));
+    let cache = reading.cache_bytes.map(|bytes| format!("last-level caches {}", text::bytes(bytes)));
+    let numbers: Vec<String> = memory.into_iter().flatten().chain(flops).chain(launch).chain(cache).collect();
+    format!("{} ({})", numbers.join(", "), text::minute(canary.measured_at))
 }
 
 fn engines(host: &Host) -> Vec<Engine> {

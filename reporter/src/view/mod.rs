@@ -6,6 +6,7 @@ mod charts;
 mod compare;
 mod definitions;
 mod hosts;
+mod imports;
 mod overhead;
 mod replicas;
 mod subject;
@@ -25,6 +26,7 @@ pub use self::compare::{Comparison, Headline, Pair, Ratio};
 pub use self::definitions::Definition;
 pub use self::hosts::{Engine, HostView};
 pub use self::overhead::Overhead;
+pub use self::imports::{ImportRow, ImportView};
 pub use self::replicas::GroupRow;
 use self::subject::Subject;
 pub use self::summary::{Banner, Count};
@@ -44,6 +46,9 @@ pub struct Report {
     pub method_version: u32,
     /// The runs, oldest first.
     pub runs: Vec<RunView>,
+    /// Results of other tools.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<ImportView>,
     /// What each metric means.
     pub definitions: Vec<Definition>,
 }
@@ -119,12 +124,20 @@ pub struct Meaning {
 pub fn report(dataset: &Dataset, generated_at: Timestamp) -> Report {
     let names: Vec<String> = dataset.runs.iter().map(|r| text::label(&r.scenario)).collect();
     let several = names.len() > 1;
+    let imports = imports::imports(&dataset.imports);
+    let title = match (names.as_slice(), imports.as_slice()) {
+        ([], [only]) => only.title.clone(),
+        ([], imports) => format!("{} imports", imports.len()),
+        ([only], _) => only.clone(),
+        (names, _) => format!("{} runs", names.len()),
+    };
     Report {
-        title: if several { format!("{} runs", names.len()) } else { names.concat() },
+        title,
         generated_at: text::minute(generated_at),
         regatta_version: env!("CARGO_PKG_VERSION").to_owned(),
         method_version: METHOD_VERSION,
         runs: dataset.runs.iter().map(|run| run_view(run, several)).collect(),
+        imports,
         definitions: definitions::all(),
     }
 }

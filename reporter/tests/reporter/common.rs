@@ -9,18 +9,22 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use regatta_core::artifact::{ArtifactRef, Precision, Weights};
 use regatta_core::backend::BackendKind;
+use regatta_core::canary::{CANARY_VERSION, Canary, Reading};
 use regatta_core::cell::{Cell, Outcome};
 use regatta_core::device::{Device, DeviceId, DeviceKind};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
 use regatta_core::id::AgentId;
+use regatta_core::model::{BUILT_IN_MODELS, parse_manifest};
+use regatta_core::roofline::peaks::Number;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::trial::Epoch;
 use regatta_core::worker::{Engine, SimdLevel, WORKER_PROTOCOL, WorkerInfo};
 use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_reporter::dataset::{CellResult, Dataset, Host, Run, WorkerFacts};
+use regatta_reporter::roofline::Ceiling;
 
 /// When every run of the test data began.
 pub(crate) const START: &str = "2026-03-02T21:40:07Z";
@@ -247,6 +251,7 @@ pub(crate) fn host(agent: &str) -> Host {
         facts: facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         devices: vec![device],
         workers: vec![worker],
+        canaries: vec![],
     }
 }
 
@@ -267,9 +272,38 @@ pub(crate) fn run(cells: Vec<CellResult>) -> Run {
     }
 }
 
+/// The run on a machine whose processor was found to do this much, in bytes and operations per second.
+pub(crate) fn with_canary(mut run: Run, read: f64, f32: f64) -> Run {
+    let host = &mut run.hosts[0];
+    let device = &host.devices[0];
+    let canary = Canary {
+        device: device.id,
+        device_name: device.name.clone(),
+        measured_at: start(),
+        reading: Reading {
+            version: CANARY_VERSION,
+            engine: "candle 0.11.1".to_owned(),
+            threads: 32,
+            buffer_bytes: 1 << 30,
+            cache_bytes: Some(384 << 20),
+            read_bytes_per_s: Some(read),
+            mixed_bytes_per_s: Some(0.8 * read),
+            flops: [(Number::F32, f32)].into(),
+            launch_ns: None,
+        },
+    };
+    let models = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
+    for result in &mut run.cells {
+        let shape = models.iter().find(|model| model.id == result.cell.artifact.model).map(|model| &model.shape);
+        result.ceiling = Ceiling::new(&result.cell, shape, Some(device), Some(&canary));
+    }
+    host.canaries = vec![canary];
+    run
+}
+
 /// The demo: everything measured.
 pub(crate) fn demo() -> Dataset {
-    Dataset { runs: vec![run(cells(&Plan::demo(), "bench-01", Weights::Synthetic))] }
+    Dataset { runs: vec![run(cells(&Plan::demo(), "bench-01", Weights::Synthetic))], imports: vec![] }
 }
 
 /// The demo, interrupted: of its cells some failed, some were skipped, one is half done, one late and one refused
@@ -315,7 +349,7 @@ pub(crate) fn troubled() -> Dataset {
         };
         *cell = CellResult::new(cell.cell.clone(), outcome, None, vec![]);
     }
-    Dataset { runs: vec![run] }
+    Dataset { runs: vec![run], imports: vec![] }
 }
 
 fn flag(cell: &mut CellResult, flag: Flag) {
@@ -356,7 +390,7 @@ pub(crate) fn scaling() -> Dataset {
     "gpu-scaling".clone_into(&mut run.scenario);
     "One workload on one GPU, and on more and more of them at once".clone_into(&mut run.description);
     run.hosts = hosts.iter().map(|agent| gpu_host(agent)).collect();
-    Dataset { runs: vec![run] }
+    Dataset { runs: vec![run], imports: vec![] }
 }
 
 /// A machine with four GPUs.
@@ -450,5 +484,18 @@ pub(crate) fn fleet() -> Dataset {
     full.hosts.push(host("bench-02"));
     let mut empty = run(vec![]);
     empty.id = "0195f1c2-7a3e-7c41-9d20-5b7e4f0a1c23".parse().unwrap();
-    Dataset { runs: vec![full, empty] }
+    Dataset { runs: vec![full, empty], imports: vec![] }
+}
+
+/// The runs, held against what vendors say of their devices.
+pub(crate) fn with_vendors_peaks(mut dataset: Dataset) -> Dataset {
+    let models = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
+    for run in &mut dataset.runs {
+        let device = run.hosts[0].devices[0].clone();
+        for result in &mut run.cells {
+            let shape = models.iter().find(|model| model.id == result.cell.artifact.model).map(|model| &model.shape);
+            result.ceiling = Ceiling::new(&result.cell, shape, Some(&device), None);
+        }
+    }
+    dataset
 }

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
+use regatta_core::canary::Canary;
 use regatta_core::cell::Outcome;
 use regatta_core::digest::Digest;
 use regatta_core::fleet::Place;
 use regatta_core::id::TrialId;
 use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
+use regatta_core::model::BUILT_IN_MODELS;
 use regatta_core::policy::Policy;
 use regatta_core::scenario::ScenarioBundle;
 use regatta_core::trial::Epoch;
 use regatta_reporter::dataset::{CellResult, Run};
-use regatta_reporter::{Format, ReportError, ReportOptions, export, load, render};
+use regatta_reporter::roofline::Source;
+use regatta_reporter::{Format, ReportError, ReportOptions, export, load, load_imports, render};
 use regatta_store::{
-    Batch, Content, EndedCell, Ingested, Lease, Leased, NewRun, Record, RunDevice, Seat, Store, WorkerFacts,
+    AgentSeen, Batch, Content, EndedCell, Ingested, Kept, Lease, Leased, NewImport, NewRun, Record, RunDevice, Seat,
+    Store, WorkerFacts,
 };
 
 use crate::common::{self, Plan};
@@ -159,5 +164,76 @@ async fn an_empty_database_has_no_report() {
     let error = render(&dataset, &options, folder.path()).unwrap_err();
     assert!(matches!(error, ReportError::NoRuns(_)));
     assert!(error.to_string().contains("regatta.sqlite"));
+    store.close().await;
+}
+
+/// A canary of the run's processor that reads this many bytes a second.
+fn canary(measured_at: i64, name: &str, read: f64) -> Canary {
+    let with = common::with_canary(small(), read, 1e12);
+    let mut canary = with.hosts[0].canaries[0].clone();
+    canary.measured_at = Timestamp::from_second(measured_at).unwrap();
+    name.clone_into(&mut canary.device_name);
+    canary
+}
+
+#[tokio::test]
+async fn a_run_is_held_against_the_canary_of_its_own_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("regatta.sqlite"), common::start).await.unwrap();
+    let run = small();
+    let device = &run.hosts[0].devices[0];
+    let seen = AgentSeen {
+        id: run.hosts[0].agent.clone(),
+        boot_id: "boot".to_owned(),
+        version: "0.1.0".to_owned(),
+        host: BTreeMap::new(),
+        workers: Vec::new(),
+        devices: Vec::new(),
+        labels: BTreeMap::new(),
+        canaries: vec![canary(1, &device.name, 1e11), canary(2, &device.name, 2e11), canary(3, "another", 3e11)],
+    };
+    store.writer().write(seen).await.unwrap();
+    let mut new = submission(&run);
+    BUILT_IN_MODELS.clone_into(&mut new.bundle.models);
+    store.writer().write(new).await.unwrap();
+    let trial = TrialId::of(&run.id, 0);
+    let lease = Lease(vec![Seat { trial: trial.clone(), place: Place::of(device), boot_id: "boot".to_owned() }]);
+    let Leased::Granted(granted) = store.writer().write(lease).await.unwrap() else { panic!("no lease") };
+    store.writer().write(batch(&run, &trial, granted[0].epoch)).await.unwrap();
+
+    // In the run, and in a copy of it.
+    let copy = folder.path().join("run.sqlite");
+    store.reader().export(&run.id, &copy).await.unwrap();
+    let copy = Store::open_read_only(&copy).await.unwrap();
+    for reader in [store.reader(), &copy] {
+        let run = load(reader, std::slice::from_ref(&run.id)).await.unwrap().runs.remove(0);
+        let [found] = run.hosts[0].canaries.as_slice() else { panic!("{:?}", run.hosts[0].canaries) };
+        assert_eq!(found.reading.read_bytes_per_s, Some(2e11), "the newest one of that device");
+        let cell = &run.cells[0];
+        let (share, source) = cell.utilisation(&cell.samples[0]).mbu.unwrap();
+        assert!((0.1..0.3).contains(&share) && source == Source::Measured, "{share}");
+    }
+    copy.close().await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn rows_of_other_tools_are_kept_as_they_came_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("regatta.sqlite"), common::start).await.unwrap();
+    let row = r#"{"avg_ts":1.5,"n_gen":0,"n_prompt":8,"of_tomorrow":[1,2]}"#;
+    let new = |id: &str| NewImport {
+        id: id.parse().unwrap(),
+        tool: "llama-bench".to_owned(),
+        file: "x.jsonl".to_owned(),
+        digest: Digest::of(row.as_bytes()),
+        rows: vec![row.to_owned()],
+    };
+    assert_eq!(store.writer().write(new("import-a")).await.unwrap(), Kept::New);
+    let first = new("import-a").id;
+    assert_eq!(store.writer().write(new("import-b")).await.unwrap(), Kept::Before(first.clone()));
+    let [import] = load_imports(store.reader(), &[first]).await.unwrap().try_into().unwrap();
+    assert_eq!((import.tool.as_str(), import.file.as_str(), import.rows.len()), ("llama-bench", "x.jsonl", 1));
+    assert_eq!(serde_json::to_string(&import.rows[0].0).unwrap(), row);
     store.close().await;
 }

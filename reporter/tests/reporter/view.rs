@@ -21,7 +21,7 @@ fn small() -> Dataset {
         workloads: vec![("short", 32, 8, 1), ("chat", 64, 24, 1)],
         repetitions: 3,
     };
-    Dataset { runs: vec![common::run(common::cells(&plan, "bench-01", Weights::Synthetic))] }
+    Dataset { runs: vec![common::run(common::cells(&plan, "bench-01", Weights::Synthetic))], imports: vec![] }
 }
 
 fn charts(report: &Report) -> Vec<&Chart> {
@@ -227,4 +227,74 @@ fn numbers_that_can_not_be_are_listed_and_not_charted() {
     assert!(!cell.is_ok());
     let shown = serde_json::to_string(&report(&dataset)).unwrap();
     assert!(shown.contains("faster_than_physics") && shown.contains(Flag::FasterThanPhysics.meaning()));
+}
+
+/// The small run on a processor of 100 GB/s and 2 TFLOPS.
+fn with_peaks() -> Dataset {
+    Dataset {
+        runs: small().runs.into_iter().map(|run| common::with_canary(run, 1e11, 2e12)).collect(),
+        imports: vec![],
+    }
+}
+
+#[test]
+fn utilisation_says_whose_peak_it_is_a_share_of() {
+    let dataset = with_peaks();
+    let report = report(&dataset);
+    let row = report.runs[0].rows.iter().find(|row| row.backend == "llama.cpp" && row.precision == "q8_0").unwrap();
+    let cell = dataset.runs[0].cells.iter().find(|cell| cell.cell.backend == BackendKind::LlamaCpp).unwrap();
+    // 34 ms or so for 1.169 GB: 34 GB/s of 100. And 960 million multiplications for each of 260 tokens/s.
+    let (mbu, mfu) = (row.mbu.sort.unwrap(), row.prefill_mfu.sort.unwrap());
+    assert!((30.0..38.0).contains(&mbu) && (20.0..30.0).contains(&mfu), "{mbu} {mfu}");
+    assert_eq!((row.mbu.note.as_str(), row.prefill_mfu.note.as_str()), ("of measured", "of measured f32"));
+    assert!(row.decode_mfu.sort.unwrap() < mfu, "decode is bound by memory");
+    assert!(cell.is_ok());
+    let facts: Vec<&str> = report.runs[0].hosts[0].facts.iter().map(|fact| fact.name.as_str()).collect();
+    assert!(facts.contains(&"canary of cpu"), "{facts:?}");
+    // Without a canary a processor has no peak, and there is no guess.
+    let row = &self::report(&small()).runs[0].rows[0];
+    assert_eq!((row.mbu.sort, row.prefill_mfu.sort, row.mbu.note.as_str()), (None, None, ""));
+}
+
+#[test]
+fn a_vendors_figure_serves_where_there_is_no_canary_and_not_for_quantised_arithmetic() {
+    let dataset = common::with_vendors_peaks(common::scaling());
+    let shown = report(&dataset);
+    let row = |precision| shown.runs[0].rows.iter().find(|row| row.precision == precision).unwrap();
+    assert_eq!(
+        (row("f16").mbu.note.as_str(), row("f16").prefill_mfu.note.as_str()),
+        ("of vendor's", "of vendor's f16")
+    );
+    assert_eq!((row("q8_0").mbu.note.as_str(), row("q8_0").prefill_mfu.sort), ("of vendor's", None));
+}
+
+#[test]
+fn weights_that_stay_in_caches_have_neither_a_share_of_memory_nor_a_floor() {
+    let mut dataset = with_peaks();
+    for cell in &mut dataset.runs[0].cells {
+        cell.facts.as_mut().unwrap().weight_bytes = Some(384 << 20);
+        assert_eq!(cell.floor(), None);
+    }
+    let row = &report(&dataset).runs[0].rows[0];
+    assert_eq!(row.mbu.sort, None);
+    assert!(row.prefill_mfu.sort.is_some());
+}
+
+#[test]
+fn what_is_faster_than_its_own_device_is_told_with_the_numbers() {
+    // 34 GB/s on a device of 20, whose caches hold a third of the weights: 766 MB in 34 ms are 22 GB/s, within the margin.
+    let good = with_peaks().runs.remove(0);
+    let slow = Dataset { runs: vec![common::with_canary(good.clone(), 2e10, 2e12)], imports: vec![] };
+    assert!(slow.runs[0].cells.iter().all(regatta_reporter::dataset::CellResult::is_ok));
+    // On a device of 10 it is beyond.
+    let mut dataset = Dataset { runs: vec![common::with_canary(good, 1e10, 2e12)], imports: vec![] };
+    dataset.runs[0].cells.retain(|cell| cell.cell.artifact.precision == Precision::Q8_0);
+    dataset.runs[0].cells.retain(|cell| cell.cell.backend == BackendKind::LlamaCpp);
+    let cell = &dataset.runs[0].cells[0];
+    assert_eq!((cell.is_ok(), cell.state()), (false, "faster_than_physics"));
+    let shown = report(&dataset);
+    insta::assert_snapshot!(shown.runs[0].problems[0].reason);
+    let repetition = &shown.runs[0].details[0].repetitions[0];
+    assert!(repetition.flags.iter().any(|flag| flag.name == "faster than physics"));
+    assert!(charts(&shown).iter().all(|chart| !format!("{chart:?}").contains("Value")), "it is not charted");
 }

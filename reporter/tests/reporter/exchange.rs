@@ -1,0 +1,95 @@
+//! What goes to other tools and comes from them.
+
+use regatta_core::artifact::Weights;
+use regatta_core::backend::BackendKind;
+use regatta_core::flag::Flag;
+use regatta_reporter::dataset::{Dataset, Import};
+use regatta_reporter::llama_bench::{self, Row};
+use regatta_reporter::{Format, ReportOptions, export, render};
+
+use crate::common::{self, Plan};
+
+/// Two engines, one precision, a workload of each kind that is and is not comparable.
+fn small() -> Dataset {
+    let mut plan = Plan::demo();
+    plan.precisions = vec![regatta_core::artifact::Precision::Q8_0];
+    plan.workloads = vec![("chat", 128, 32, 1), ("batch", 64, 16, 4)];
+    let run = common::with_canary(common::run(common::cells(&plan, "bench-01", Weights::Synthetic)), 1e11, 2e12);
+    Dataset { runs: vec![run], imports: vec![] }
+}
+
+fn exported(dataset: &Dataset, format: Format) -> String {
+    let options = ReportOptions { generated_at: common::start(), source: "x".to_owned(), svg: false };
+    export(dataset, &options, format).unwrap()
+}
+
+#[test]
+fn prefills_go_out_as_rows_of_llama_bench() {
+    let text = exported(&small(), Format::LlamaBench);
+    insta::assert_snapshot!(text);
+    // And they come back in as what they are.
+    let read = llama_bench::read("x.jsonl", &text).unwrap();
+    assert_eq!(read.rows.iter().map(Row::test).collect::<Vec<_>>(), ["pp128", "pp128"]);
+    assert!(read.unknown.is_empty() && read.missing.is_empty(), "{read:?}");
+    assert_eq!(read.rows[0].samples().len(), 3);
+}
+
+#[test]
+fn prefills_go_out_as_sql_and_as_a_table() {
+    insta::assert_snapshot!(exported(&small(), Format::LlamaBenchSql));
+    insta::assert_snapshot!(exported(&small(), Format::LlamaBenchMarkdown));
+}
+
+#[test]
+fn what_is_not_comparable_or_not_well_does_not_go_out() {
+    let mut dataset = small();
+    let run = &mut dataset.runs[0];
+    run.cells.retain(|cell| cell.cell.backend == BackendKind::LlamaCpp);
+    run.cells[0].samples[0].flags.insert(Flag::FasterThanPhysics);
+    assert_eq!(exported(&dataset, Format::LlamaBench), "");
+    let metrics = exported(&dataset, Format::MlperfClient);
+    assert!(
+        metrics.contains("\"Benchmark Success\":false") && metrics.contains("chat: faster_than_physics"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn metrics_go_out_under_the_names_of_mlperf_client() {
+    let lines = exported(&small(), Format::MlperfClient);
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "one for each engine");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&lines[1]).unwrap());
+}
+
+fn imported() -> Dataset {
+    let rows = r#"[
+        {"build_commit":"0104b151","cpu_info":"AMD EPYC 9654","gpu_info":"NVIDIA H200","backends":"CUDA",
+         "model_type":"llama 7B <b>Q4_K</b>","n_threads":16,"n_prompt":512,"n_gen":0,"avg_ts":9876.5,"stddev_ts":98.7,
+         "test_time":"2026-03-02T21:40:07Z","samples_ts":[9800.0,9953.0]},
+        {"n_prompt":0,"n_gen":128,"n_depth":4096,"avg_ts":123.4,"of_tomorrow":{"x":1}}]"#;
+    let import = Import {
+        id: "0195f1c2-7a3e-7c41-9d20-5b7e4f0a1c30".parse().unwrap(),
+        tool: "llama-bench".to_owned(),
+        file: "h200 | nightly.jsonl".to_owned(),
+        imported_at: common::start(),
+        rows: llama_bench::read("x", rows).unwrap().rows,
+    };
+    Dataset { runs: vec![], imports: vec![import] }
+}
+
+#[test]
+fn an_import_is_shown_apart_and_says_that_it_is_one() {
+    insta::assert_snapshot!(exported(&imported(), Format::Markdown));
+    let mut both = small();
+    both.imports = imported().imports;
+    let folder = tempfile::tempdir().unwrap();
+    let options = ReportOptions { generated_at: common::start(), source: "x".to_owned(), svg: false };
+    for dataset in [imported(), both] {
+        let html = std::fs::read_to_string(render(&dataset, &options, folder.path()).unwrap().html).unwrap();
+        assert!(html.contains("measured and Regatta did not") && html.contains("tg128 @ d4096"));
+        assert!(html.contains("&#60;b&#62;Q4_K") && !html.contains("<b>Q4_K"), "labels stay text");
+    }
+    let json: serde_json::Value = serde_json::from_str(&exported(&imported(), Format::Json)).unwrap();
+    assert_eq!(json["report"]["imports"][0]["rows"][1]["test"], "tg128 @ d4096");
+}

@@ -10,11 +10,13 @@ use regatta_reporter::{Format, ReportOptions, export, render};
 fn main() -> anyhow::Result<()> {
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "sample-report".to_owned()));
     let options = ReportOptions { generated_at: common::start(), source: "test data".to_owned(), svg: true };
+    let mut demo = common::demo();
+    demo.runs = demo.runs.into_iter().map(|run| common::with_canary(run, 1e11, 2e12)).collect();
     let datasets = [
-        ("demo", common::demo()),
+        ("demo", demo),
         ("troubled", common::troubled()),
         ("fleet", common::fleet()),
-        ("scaling", common::scaling()),
+        ("scaling", common::with_vendors_peaks(common::scaling())),
     ];
     for (name, dataset) in datasets {
         render(&dataset, &options, &folder.join(name))?;

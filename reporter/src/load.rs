@@ -72,7 +72,7 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     let groups = Groups::new(&records, &reader.trials(id).await?, reader.begun(id).await?);
     let per_pass = record.policy.repetitions;
     let mut hosts = hosts(reader.run_devices(id).await?, &records, &workers);
-    take_canaries(&mut hosts, reader.canaries().await?, record.summary.ended_at);
+    take_canaries(&mut hosts, &reader.canaries().await?, record.summary.ended_at);
     // A manifest that this version can't read means no utilisation, not no report.
     let models = parse_manifest("models", &record.bundle.models).unwrap_or_default();
     let cell = |record: CellRecord| {
@@ -115,7 +115,7 @@ fn ceiling(cell: &Cell, models: &[Model], hosts: &[Host]) -> Ceiling {
 
 /// Gives each device its canary: the last one before the run's end, else the first one after it; never one of another
 /// device that was in the same place.
-fn take_canaries(hosts: &mut [Host], series: Vec<CanaryRecord>, ended_at: Option<Timestamp>) {
+fn take_canaries(hosts: &mut [Host], series: &[CanaryRecord], ended_at: Option<Timestamp>) {
     for host in hosts {
         for device in &host.devices {
             let of_device = |record: &&CanaryRecord| {
@@ -124,7 +124,7 @@ fn take_canaries(hosts: &mut [Host], series: Vec<CanaryRecord>, ended_at: Option
             };
             let is_before = |record: &&CanaryRecord| ended_at.is_none_or(|end| record.received_at <= end);
             let own = || series.iter().filter(of_device);
-            let chosen = own().filter(is_before).next_back().or_else(|| own().next());
+            let chosen = own().rfind(is_before).or_else(|| own().next());
             host.canaries.extend(chosen.map(|record| record.canary.clone()));
         }
     }

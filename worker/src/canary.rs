@@ -252,7 +252,6 @@ mod engine {
         Ok(times[times.len() / 2])
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "so that it can be given to map_err")]
     fn failed(error: candle_core::Error) -> BackendError {
         BackendError::engine(error)
     }

@@ -51,14 +51,11 @@ impl Row {
     /// What was measured, as llama-bench names it: `pp512`, `tg128 @ d4096`, `pp512+tg128`.
     pub fn test(&self) -> String {
         let (prompt, generate, depth) = (self.count("n_prompt"), self.count("n_gen"), self.count("n_depth"));
-        let mut test = match (prompt, generate) {
+        let test = match (prompt, generate) {
             (prompt, 0) => format!("pp{prompt}"),
             (0, generate) => format!("tg{generate}"),
             (prompt, generate) => format!("pp{prompt}+tg{generate}"),
         };
-        if depth > 0 {
-            test += &format!(" @ d{depth}");
-        }
-        test
+        if depth > 0 { format!("{test} @ d{depth}") } else { test }
     }
 }

@@ -4,6 +4,8 @@
 //! decode of a generating workload is not: it has the sampler in it and feeds on what it generated, where llama-bench
 //! feeds random tokens, so it is left out. So are batches, replicas, cells that are not well, and the fake engine.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use regatta_core::backend::BackendKind;
 use regatta_core::device::DeviceKind;
@@ -166,7 +168,7 @@ pub(crate) fn sql(dataset: &Dataset) -> String {
         let present: Vec<&str> =
             COLUMNS.iter().map(|(name, _)| *name).filter(|name| row.0.contains_key(*name)).collect();
         let values: Vec<String> = present.iter().map(|name| literal(&row.0[*name])).collect();
-        out += &format!("INSERT INTO llama_bench ({}) VALUES ({});\n", present.join(", "), values.join(", "));
+        let _ = writeln!(out, "INSERT INTO llama_bench ({}) VALUES ({});", present.join(", "), values.join(", "));
     }
     out
 }
@@ -192,7 +194,7 @@ pub(crate) fn markdown(dataset: &Dataset) -> String {
         let cells =
             [row.text("model_filename"), parameters, row.text("backends"), row.text("n_threads"), row.test(), rate];
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
-        out += &format!("| {} |\n", cells.join(" | "));
+        let _ = writeln!(out, "| {} |", cells.join(" | "));
     }
     out
 }

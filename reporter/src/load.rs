@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
+use regatta_core::canary::CANARY_VERSION;
 use regatta_core::cell::{Cell, CellHash};
+use regatta_core::device::Device;
 use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::model::{Model, parse_manifest};
 use regatta_core::sample::Sample;
@@ -113,21 +115,29 @@ fn ceiling(cell: &Cell, models: &[Model], hosts: &[Host]) -> Ceiling {
     Ceiling::new(cell, shape, device, canary)
 }
 
-/// Gives each device its canary: the last one before the run's end, else the first one after it; never one of another
-/// device that was in the same place.
+/// Gives each device its peak: the best canary before the run's end, else of all; never one of another device that was in
+/// the same place. The best, because what disturbs a canary only makes it slower.
 fn take_canaries(hosts: &mut [Host], series: &[CanaryRecord], ended_at: Option<Timestamp>) {
     for host in hosts {
         for device in &host.devices {
-            let of_device = |record: &&CanaryRecord| {
-                let canary = &record.canary;
-                record.agent == host.agent && canary.device == device.id && canary.device_name == device.name
-            };
-            let is_before = |record: &&CanaryRecord| ended_at.is_none_or(|end| record.received_at <= end);
-            let own = || series.iter().filter(of_device);
-            let chosen = own().rfind(is_before).or_else(|| own().next());
+            let own: Vec<&CanaryRecord> = series.iter().filter(|record| is_of(record, &host.agent, device)).collect();
+            let before = own.iter().filter(|record| ended_at.is_none_or(|end| record.received_at <= end));
+            let chosen = best(before).or_else(|| best(own.iter()));
             host.canaries.extend(chosen.map(|record| record.canary.clone()));
         }
     }
+}
+
+fn is_of(record: &CanaryRecord, agent: &AgentId, device: &Device) -> bool {
+    let canary = &record.canary;
+    record.agent == *agent
+        && (canary.device, &canary.device_name) == (device.id, &device.name)
+        && canary.reading.version == CANARY_VERSION
+}
+
+fn best<'r>(records: impl Iterator<Item = &'r &'r CanaryRecord>) -> Option<&'r CanaryRecord> {
+    let bandwidth = |record: &CanaryRecord| record.canary.reading.bandwidth().unwrap_or(0.0);
+    records.copied().max_by(|a, b| bandwidth(a).total_cmp(&bandwidth(b)))
 }
 
 /// Groups of replicas by trial, and how far apart the repetitions of their cells began.

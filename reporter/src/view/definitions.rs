@@ -98,7 +98,7 @@ pub(super) fn all() -> Vec<Definition> {
             note: format!(
                 "Model bandwidth utilisation: bytes of weights W and of keys and values that the mathematics has to read \
                  in a step, T = n_prompt + (N − 1) / 2 tokens of context on average, over the device's peak. Peaks are \
-                 measured where there is a canary of the device, else the vendor's (table {}); devices that are in \
+                 measured where there is a canary of the device (the best one before the run's end), else the vendor's (table {}); devices that are in \
                  neither have none. None where the weights fit into the caches. An engine that copies its cache has a \
                  lower MBU for it.",
                 Peaks::built_in().version
@@ -117,8 +117,8 @@ pub(super) fn all() -> Vec<Definition> {
             "Floor of TPOT",
             "(W − caches) / (margin · peak)",
             "ms",
-            "A cell that is below it is faster than physics: kept, not charted. The margin is 1.5 for a measured peak, \
-             because canaries on a busy host differ by a third, and 1.1 for a vendor's, because memory is sold \
+            "A cell that is below it is faster than physics: kept, not charted. The margin is 3 for a measured peak, \
+             because canaries on a busy machine differ by a factor of two, and 1.1 for a vendor's, because memory is sold \
              overclocked. Without a peak only what no memory of today can deliver is told.",
         ),
         define("Load", "", "s", "Reading the weights into a fresh worker process. Depends on the page cache."),

@@ -190,7 +190,7 @@ async fn a_run_is_held_against_the_canary_of_its_own_device() {
         workers: Vec::new(),
         devices: Vec::new(),
         labels: BTreeMap::new(),
-        canaries: vec![canary(1, &device.name, 1e11), canary(2, &device.name, 2e11), canary(3, "another", 3e11)],
+        canaries: vec![canary(1, &device.name, 2e11), canary(2, &device.name, 1e11), canary(3, "another", 3e11)],
     };
     store.writer().write(seen).await.unwrap();
     let mut new = submission(&run);
@@ -208,7 +208,7 @@ async fn a_run_is_held_against_the_canary_of_its_own_device() {
     for reader in [store.reader(), &copy] {
         let run = load(reader, std::slice::from_ref(&run.id)).await.unwrap().runs.remove(0);
         let [found] = run.hosts[0].canaries.as_slice() else { panic!("{:?}", run.hosts[0].canaries) };
-        assert_eq!(found.reading.read_bytes_per_s, Some(2e11), "the newest one of that device");
+        assert_eq!(found.reading.read_bytes_per_s, Some(2e11), "the best one of that device");
         let cell = &run.cells[0];
         let (share, source) = cell.utilisation(&cell.samples[0]).mbu.unwrap();
         assert!((0.1..0.3).contains(&share) && source == Source::Measured, "{share}");

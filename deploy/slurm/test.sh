@@ -141,7 +141,7 @@ echo "cluster: $(slurmctld -V), $(sinfo --noheader --format='%D nodes %G %T')"
 
 ### A coordinator.
 
-export REGATTA_HOME=$dir/home REGATTA_BIN=$bin/regatta REGATTA_SPOOL=$dir/agents
+export REGATTA_AGENT_CANARY=off REGATTA_HOME=$dir/home REGATTA_BIN=$bin/regatta REGATTA_SPOOL=$dir/agents
 unset REGATTA_DB REGATTA_MODELS REGATTA_WORKER_DIR REGATTA_TOKEN_FILE REGATTA_TOKEN REGATTA_TOKENS REGATTA_CA
 serve coordinator "$bin/regatta" coordinator --listen 127.0.0.1:0 --db "$dir/fleet.sqlite"
 within 20 grep -q "listening on" "$dir/coordinator.log"

@@ -114,9 +114,10 @@ impl Ceiling {
         let Some(shape) = &self.shape else { return Utilisation::default() };
         let numbers = Repetition::of(sample);
         let generate = u32::try_from(sample.times.tokens.len()).unwrap_or(u32::MAX);
-        let work = Work { batch: sample.batch, prompt: sample.prompt_tokens, depth: 0, generate };
+        let depth = cell.workload.kind.depth();
+        let work = Work { batch: sample.batch, prompt: sample.prompt_tokens, depth, generate };
         let tpot_s = numbers.tpot_ms.map(|ms| ms / 1e3);
-        let prefill_s = f64::from(work.batch) * f64::from(work.prompt) / numbers.prefill_rate;
+        let prefill_s = numbers.prefill_rate.map(|rate| f64::from(work.batch) * f64::from(work.prompt) / rate);
         let kv_bytes = number_bytes(cell.backend, cell.artifact.precision);
         let mbu = || {
             let (peak, bandwidth) = self.bandwidth()?;
@@ -124,11 +125,11 @@ impl Ceiling {
             let weight_bytes = weight_bytes.filter(|bytes| peak.cache_bytes.is_none_or(|cache| *bytes > cache))?;
             Some((roofline::mbu(weight_bytes, shape, kv_bytes, work, tpot_s?, bandwidth), peak.source))
         };
-        let prefill = |peak| roofline::prefill_mfu(shape, work, prefill_s, peak);
+        let prefill = |peak| Some(roofline::prefill_mfu(shape, work, prefill_s?, peak));
         let decode = |peak| Some(roofline::decode_mfu(shape, work, tpot_s?, peak));
         Utilisation {
             mbu: mbu(),
-            prefill_mfu: self.flops().map(|(source, number, peak)| (prefill(peak), source, number)),
+            prefill_mfu: self.flops().and_then(|(source, number, peak)| Some((prefill(peak)?, source, number))),
             decode_mfu: self.flops().and_then(|(source, number, peak)| Some((decode(peak)?, source, number))),
         }
     }

@@ -5,6 +5,7 @@
 
 use regatta_core::cell::Cell;
 use regatta_core::device::DeviceKind;
+use regatta_core::workload::{Kind, Workload};
 use serde_json::{Map, Value, json};
 
 use crate::dataset::{CellResult, Dataset, Run};
@@ -27,9 +28,8 @@ pub(super) fn lines(dataset: &Dataset) -> Result<String> {
 fn groups(run: &Run) -> Vec<Vec<&CellResult>> {
     let mut groups: Vec<Vec<&CellResult>> = Vec::new();
     let key = |cell: &Cell| (cell.agent.clone(), cell.device, cell.backend, cell.artifact.clone());
-    for result in
-        run.cells.iter().filter(|result| result.cell.workload.batch == 1 && result.cell.workload.replicas == 1)
-    {
+    let is_one = |workload: &Workload| workload.kind == Kind::Generate && workload.batch == 1 && workload.replicas == 1;
+    for result in run.cells.iter().filter(|result| is_one(&result.cell.workload)) {
         match groups.iter_mut().find(|group| key(&group[0].cell) == key(&result.cell)) {
             Some(group) => group.push(result),
             None => groups.push(vec![result]),
@@ -54,7 +54,7 @@ impl Category {
         let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
         let latency = mean(samples.iter().filter_map(|(_, numbers)| numbers.tpot_ms).collect());
         Some(Self {
-            ttft_s: mean(samples.iter().map(|(_, numbers)| numbers.ttft_ms).collect())? / 1e3,
+            ttft_s: mean(samples.iter().filter_map(|(_, numbers)| numbers.ttft_ms).collect())? / 1e3,
             rate: latency.map(|ms| 1e3 / ms),
             input: f64::from(first.prompt_tokens),
             generated: first.times.tokens.len() as f64,

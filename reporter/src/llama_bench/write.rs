@@ -1,8 +1,8 @@
 //! Writing cells as llama-bench's rows, as far as they are comparable.
 //!
-//! A prefill is: both time the prompt from the first batch to the synchronisation after the last, without sampling. The
-//! decode of a generating workload is not: it has the sampler in it and feeds on what it generated, where llama-bench
-//! feeds random tokens, so it is left out. So are batches, replicas, cells that are not well, and the fake engine.
+//! Workloads of kind `prefill` and `decode` are llama-bench's `pp` and `tg`: forward passes alone at a depth. What generates
+//! has the sampler in it and feeds on what it generated, where llama-bench feeds random tokens, so it is left out. So are
+//! batches, replicas, context sweeps, cells that are not well, and the fake engine.
 
 use std::fmt::Write as _;
 
@@ -11,6 +11,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::device::DeviceKind;
 use regatta_core::preflight::number_bytes;
 use regatta_core::sample::Sample;
+use regatta_core::workload::Kind;
 use serde_json::{Map, Value, json};
 
 use super::Row;
@@ -53,26 +54,56 @@ const COLUMNS: [(&str, &str); 28] = [
 /// The rows of all runs; of what llama-bench would also tell and is not known here, a row has no field.
 fn rows(dataset: &Dataset) -> Vec<Row> {
     let cells = dataset.runs.iter().flat_map(|run| run.cells.iter().map(move |cell| (run, cell)));
-    cells.filter(|(_, result)| is_comparable(result)).map(|(run, result)| prefill(run, result)).collect()
+    cells.filter_map(|(run, result)| row(run, result)).collect()
 }
 
-fn is_comparable(result: &CellResult) -> bool {
-    let (cell, workload) = (&result.cell, &result.cell.workload);
-    result.is_ok() && workload.batch == 1 && workload.replicas == 1 && cell.backend != BackendKind::Fake
+/// What one repetition does and how long it took.
+struct Test {
+    prompt: u32,
+    generate: u32,
+    depth: u32,
+    times: Vec<u64>,
 }
 
-fn prefill(run: &Run, result: &CellResult) -> Row {
-    let time = |sample: &Sample| sample.times.prefill_done.saturating_sub(sample.times.prefill_start);
-    let times: Vec<u64> = result.samples.iter().map(time).collect();
-    let prompt = result.samples.first().map_or(0, |sample| sample.prompt_tokens);
-    let rates: Vec<f64> = times.iter().map(|ns| f64::from(prompt) * 1e9 / *ns as f64).collect();
+impl Test {
+    /// The cell as llama-bench would have it, if it would.
+    fn of(result: &CellResult) -> Option<Self> {
+        let (cell, workload) = (&result.cell, &result.cell.workload);
+        let alone = workload.batch == 1 && workload.replicas == 1;
+        if !(result.is_ok() && alone) || cell.backend == BackendKind::Fake {
+            return None;
+        }
+        let times = |time: fn(&Sample) -> u64| result.samples.iter().map(time).collect();
+        match workload.kind {
+            Kind::Prefill { depth } => Some(Self {
+                prompt: result.samples.first()?.prompt_tokens,
+                generate: 0,
+                depth,
+                times: times(|sample| sample.times.prefill_done.saturating_sub(sample.times.prefill_start)),
+            }),
+            Kind::Decode { depth } => Some(Self {
+                prompt: 0,
+                generate: workload.generate,
+                depth,
+                times: times(|sample| {
+                    sample.times.tokens.last().map_or(0, |last| last.saturating_sub(sample.times.prefill_done))
+                }),
+            }),
+            Kind::Generate | Kind::ContextSweep => None,
+        }
+    }
+}
+
+fn row(run: &Run, result: &CellResult) -> Option<Row> {
+    let Test { prompt, generate, depth, times } = Test::of(result)?;
+    let rates: Vec<f64> = times.iter().map(|ns| f64::from(prompt + generate) * 1e9 / *ns as f64).collect();
     let (avg_ns, stddev_ns) = mean_and_deviation(&times.iter().map(|ns| *ns as f64).collect::<Vec<_>>());
     let (avg_ts, stddev_ts) = mean_and_deviation(&rates);
     let mut row = conditions(run, result);
     let measured = json!({
         "n_prompt": prompt,
-        "n_gen": 0,
-        "n_depth": 0,
+        "n_gen": generate,
+        "n_depth": depth,
         "avg_ns": whole(avg_ns),
         "stddev_ns": whole(stddev_ns),
         "avg_ts": avg_ts,
@@ -81,7 +112,7 @@ fn prefill(run: &Run, result: &CellResult) -> Row {
         "samples_ts": rates,
     });
     row.extend(measured.as_object().cloned().unwrap_or_default());
-    Row(row)
+    Some(Row(row))
 }
 
 /// What is the same for all repetitions.

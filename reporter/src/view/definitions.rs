@@ -97,7 +97,7 @@ pub(super) fn all() -> Vec<Definition> {
             unit: "%",
             note: format!(
                 "Model bandwidth utilisation: bytes of weights W and of keys and values that the mathematics has to read \
-                 in a step, T = n_prompt + (N − 1) / 2 tokens of context on average, over the device's peak. Peaks are \
+                 in a step, T = n_prompt + depth + (N − 1) / 2 tokens of context on average, over the device's peak. Peaks are \
                  measured where there is a canary of the device (the best one before the run's end), else the vendor's (table {}); devices that are in \
                  neither have none. None where the weights fit into the caches. An engine that copies its cache has a \
                  lower MBU for it.",

@@ -25,8 +25,8 @@ pub use self::charts::{
 pub use self::compare::{Comparison, Headline, Pair, Ratio};
 pub use self::definitions::Definition;
 pub use self::hosts::{Engine, HostView};
-pub use self::overhead::Overhead;
 pub use self::imports::{ImportRow, ImportView};
+pub use self::overhead::Overhead;
 pub use self::replicas::GroupRow;
 use self::subject::Subject;
 pub use self::summary::{Banner, Count};

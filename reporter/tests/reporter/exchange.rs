@@ -1,9 +1,12 @@
 //! What goes to other tools and comes from them.
 
+use std::sync::Arc;
+
 use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::flag::Flag;
-use regatta_reporter::dataset::{Dataset, Import};
+use regatta_core::workload::{Kind, Prompt};
+use regatta_reporter::dataset::{CellResult, Dataset, Import};
 use regatta_reporter::llama_bench::{self, Row};
 use regatta_reporter::{Format, ReportOptions, export, render};
 
@@ -13,9 +16,30 @@ use crate::common::{self, Plan};
 fn small() -> Dataset {
     let mut plan = Plan::demo();
     plan.precisions = vec![regatta_core::artifact::Precision::Q8_0];
-    plan.workloads = vec![("chat", 128, 32, 1), ("batch", 64, 16, 4)];
-    let run = common::with_canary(common::run(common::cells(&plan, "bench-01", Weights::Synthetic)), 1e11, 2e12);
+    plan.workloads = vec![("chat", 128, 32, 1), ("batch", 64, 16, 4), ("pp", 256, 16, 1), ("tg", 64, 16, 1)];
+    let mut run = common::with_canary(common::run(common::cells(&plan, "bench-01", Weights::Synthetic)), 1e11, 2e12);
+    run.cells.iter_mut().for_each(without_a_sampler);
     Dataset { runs: vec![run], imports: vec![] }
+}
+
+/// Makes a cell of the workloads `pp` and `tg` one of forward passes alone.
+fn without_a_sampler(result: &mut CellResult) {
+    let workload = Arc::make_mut(&mut result.cell.workload);
+    match workload.name.as_str() {
+        "pp" => {
+            (workload.kind, workload.generate) = (Kind::Prefill { depth: 0 }, 0);
+            for sample in &mut result.samples {
+                (sample.times.tokens, sample.output) = (vec![], vec![]);
+            }
+        }
+        "tg" => {
+            (workload.kind, workload.prompt) = (Kind::Decode { depth: 4096 }, Prompt::Seeded { seed: 1, tokens: 0 });
+            for sample in &mut result.samples {
+                (sample.prompt_tokens, sample.output) = (0, vec![]);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn exported(dataset: &Dataset, format: Format) -> String {
@@ -24,18 +48,18 @@ fn exported(dataset: &Dataset, format: Format) -> String {
 }
 
 #[test]
-fn prefills_go_out_as_rows_of_llama_bench() {
+fn forward_passes_go_out_as_rows_of_llama_bench() {
     let text = exported(&small(), Format::LlamaBench);
     insta::assert_snapshot!(text);
     // And they come back in as what they are.
     let read = llama_bench::read("x.jsonl", &text).unwrap();
-    assert_eq!(read.rows.iter().map(Row::test).collect::<Vec<_>>(), ["pp128", "pp128"]);
+    assert_eq!(read.rows.iter().map(Row::test).collect::<Vec<_>>(), ["pp256", "tg16 @ d4096", "pp256", "tg16 @ d4096"]);
     assert!(read.unknown.is_empty() && read.missing.is_empty(), "{read:?}");
     assert_eq!(read.rows[0].samples().len(), 3);
 }
 
 #[test]
-fn prefills_go_out_as_sql_and_as_a_table() {
+fn forward_passes_go_out_as_sql_and_as_a_table() {
     insta::assert_snapshot!(exported(&small(), Format::LlamaBenchSql));
     insta::assert_snapshot!(exported(&small(), Format::LlamaBenchMarkdown));
 }
@@ -45,7 +69,9 @@ fn what_is_not_comparable_or_not_well_does_not_go_out() {
     let mut dataset = small();
     let run = &mut dataset.runs[0];
     run.cells.retain(|cell| cell.cell.backend == BackendKind::LlamaCpp);
-    run.cells[0].samples[0].flags.insert(Flag::FasterThanPhysics);
+    for cell in &mut run.cells {
+        cell.samples[0].flags.insert(Flag::FasterThanPhysics);
+    }
     assert_eq!(exported(&dataset, Format::LlamaBench), "");
     let metrics = exported(&dataset, Format::MlperfClient);
     assert!(

@@ -81,7 +81,7 @@ impl Flag {
     ];
 
     /// The name in the database, exports and reports.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::SyntheticWeights => "synthetic_weights",
             Self::SimdBelowCpu => "simd_below_cpu",

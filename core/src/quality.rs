@@ -47,7 +47,7 @@ pub enum Quality {
 /// this cell on this machine over the last 30 days, where there are any.
 pub fn classify(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> Quality {
     let seen = [
-        (Flag::HardwareSlowdown, slowed_by_hardware(telemetry)),
+        (Flag::HardwareSlowdown, telemetry.throttled_ns.hardware().is_some_and(|ns| ns > 0)),
         (Flag::ForeignProcess, telemetry.foreign_processes.is_some_and(|n| n > 0)),
         (Flag::ThermalThrottling, throttled_by_heat(telemetry)),
         (Flag::UnsteadyClock, telemetry.clock_cv.is_some_and(|cv| cv > MAX_CLOCK_CV)),
@@ -61,11 +61,6 @@ pub fn classify(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> Quality 
         (Flag::HostBound, telemetry.idle_share.is_some_and(|share| share > 0.0)),
     ];
     Quality::of(&seen.into_iter().filter(|(_, is_seen)| *is_seen).map(|(flag, _)| flag).collect())
-}
-
-fn slowed_by_hardware(telemetry: &Telemetry) -> bool {
-    let slowed = &telemetry.throttled_ns;
-    [slowed.hw_thermal, slowed.hw_power_brake, slowed.hw_slowdown].into_iter().flatten().any(|ns| ns > 0)
 }
 
 fn throttled_by_heat(telemetry: &Telemetry) -> bool {

@@ -48,6 +48,11 @@ pub struct Throttled {
 }
 
 impl Throttled {
+    /// By its hardware, whatever the reason. Reasons may overlap, so it is the longest of them.
+    pub fn hardware(&self) -> Option<u64> {
+        [self.hw_thermal, self.hw_power_brake, self.hw_slowdown].into_iter().flatten().max()
+    }
+
     /// What was added since `before`, where both know it.
     fn since(&self, before: &Self) -> Self {
         let delta = |of: fn(&Self) -> Option<u64>| difference(of(before), of(self));

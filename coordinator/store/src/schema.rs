@@ -8,13 +8,14 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
     (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
     (4, "arrival", include_str!("../../../migrations/0004_arrival.sql")),
     (5, "chain", include_str!("../../../migrations/0005_chain.sql")),
     (6, "kinds", include_str!("../../../migrations/0006_kinds.sql")),
+    (8, "telemetry", include_str!("../../../migrations/0008_telemetry.sql")),
 ];
 
 /// The newest schema version.
@@ -52,6 +53,7 @@ mod tests {
         include_str!("../../../migrations/samples/0004_arrival.sql"),
         include_str!("../../../migrations/samples/0005_chain.sql"),
         include_str!("../../../migrations/samples/0006_kinds.sql"),
+        include_str!("../../../migrations/samples/0008_telemetry.sql"),
     ];
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {

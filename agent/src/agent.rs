@@ -19,6 +19,7 @@ use crate::process::Surroundings;
 use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{Spool, SpoolError};
+use crate::telemetry::Recorder;
 use crate::trial::Context;
 use crate::trial::lease::Lease;
 use crate::trial::weights::Store;
@@ -109,6 +110,8 @@ impl Agent {
         let timing = self.config.timing.clone();
         let lease = Lease::new(timing.lease);
         let barriers = Barriers::default();
+        let watched = self.devices.iter().map(|device| device.id).collect();
+        let telemetry = self.config.telemetry.map_or_else(Recorder::off, |rate| Recorder::start(watched, rate));
         let (progress, progress_receiver) = mpsc::channel(PROGRESS);
         let context = Arc::new(Context {
             workers: self.found.workers,
@@ -117,6 +120,7 @@ impl Agent {
             spool: self.spool.clone(),
             lease: lease.clone(),
             barriers: barriers.clone(),
+            telemetry: telemetry.clone(),
             progress,
             timing: timing.clone(),
         });
@@ -131,6 +135,8 @@ impl Agent {
             progress: progress_receiver,
             rng: ChaCha8Rng::seed_from_u64(boot.as_u64_pair().1),
         };
-        Ok(Session::new(setup, trials, shutdown).run().await?)
+        let result = Session::new(setup, trials, shutdown).run().await;
+        telemetry.stop();
+        Ok(result?)
     }
 }

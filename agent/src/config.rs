@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct AgentConfig {
     pub worker_env: Vec<(OsString, OsString)>,
     /// Files with `oom_kill` counters to watch instead of the system's. For tests.
     pub oom_counters: Option<Vec<PathBuf>>,
+    /// Readings of telemetry a second while a trial is measured; `None` for none at all.
+    pub telemetry: Option<NonZeroU32>,
     /// How long things may take.
     pub timing: Timing,
 }
@@ -42,6 +45,9 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// The spool's quota unless another one is given: 2 GiB.
     pub const SPOOL_QUOTA: u64 = 2 * 1024 * 1024 * 1024;
+
+    /// Readings of telemetry a second unless another number is given.
+    pub const TELEMETRY_HZ: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
     /// A configuration with the usual limits, workers from beside the running program, and the built-in models.
     pub fn new(id: AgentId, coordinator: impl Into<Connection>, model_root: PathBuf, spool_dir: PathBuf) -> Self {
@@ -58,6 +64,7 @@ impl AgentConfig {
             search_beside_program: true,
             worker_env: Vec::new(),
             oom_counters: None,
+            telemetry: Some(Self::TELEMETRY_HZ),
             timing: Timing::default(),
         }
     }

@@ -9,6 +9,7 @@
 //! - `barriers`: replicas that begin their repetitions together.
 //! - `process`: child processes, their groups, frames, last words and ends.
 //! - [`spool`]: records on disk.
+//! - `telemetry`: what machine and devices are like meanwhile, from a thread that reads them now and then.
 //! - `session`: the one stream to the coordinator.
 //!
 //! An agent executes nothing that comes over the wire: a trial is an enum and numbers with local limits, and weights are
@@ -20,7 +21,9 @@ pub mod config;
 pub mod devices;
 mod process;
 mod session;
+
 pub mod spool;
+mod telemetry;
 #[cfg(test)]
 mod testing;
 mod text;

@@ -106,6 +106,7 @@ impl Scripted {
             spool: SpoolHandle::new(spool),
             lease: self.lease.clone(),
             barriers: self.barriers.clone(),
+            telemetry: Recorder::off(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),
         })

@@ -5,12 +5,14 @@ use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
 use regatta_core::passes::StopReason;
+use regatta_core::quality::Quality;
 use regatta_core::sample::Sample;
 use serde::Serialize;
 
 use super::Meaning;
 use super::subject::{Measured, Subject, size};
-use crate::dataset::{CellResult, Rejected, Run};
+use super::surroundings::{self, Column, Head};
+use crate::dataset::{self, CellResult, Rejected, Run};
 use crate::stats::{Intervals, Repetition, Summary};
 use crate::text;
 
@@ -66,6 +68,10 @@ pub struct CellRow {
     pub load: Value,
     /// Largest resident memory in MiB.
     pub peak_rss: Value,
+    /// Device memory at most in MiB.
+    pub device_memory: Value,
+    /// Energy for each generated token in J: median and MAD.
+    pub energy: Value,
     /// Flags with their meaning.
     pub flags: Vec<Meaning>,
 }
@@ -102,7 +108,9 @@ pub struct CellDetail {
     pub counted: String,
     /// What is the same for all repetitions.
     pub facts: Vec<Meaning>,
-    /// The repetitions, those of earlier leases last.
+    /// What was seen of the surroundings of any of the repetitions.
+    pub seen: Vec<Head>,
+    /// The repetitions, those that don't count last.
     pub repetitions: Vec<RepetitionRow>,
     /// Samples that were refused, with the rule they break.
     pub rejected: Vec<String>,
@@ -115,8 +123,10 @@ pub struct RepetitionRow {
     pub repetition: u32,
     /// The lease under which it was measured.
     pub epoch: u32,
-    /// Whether it counts: those of earlier leases don't.
+    /// Whether it counts: those of earlier leases don't, and those whose surroundings forbid it.
     pub counted: bool,
+    /// Why it doesn't. Empty where it does.
+    pub why: &'static str,
     /// When it started: a label.
     pub started_at: String,
     /// Time to first token in ms.
@@ -137,6 +147,8 @@ pub struct RepetitionRow {
     pub end_to_end: String,
     /// Hash of the generated token ids, cut.
     pub output: String,
+    /// What was seen of its surroundings, in the columns of [`CellDetail::seen`].
+    pub seen: Vec<String>,
     /// Flags.
     pub flags: Vec<Meaning>,
 }
@@ -170,6 +182,8 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         end_to_end: spread(stats.end_to_end_ms),
         load: plain(stats.load_ms.map(|s| s.median / 1e3)),
         peak_rss: plain(stats.peak_rss_mib),
+        device_memory: plain(stats.device_memory_mib),
+        energy: spread(stats.joules_per_token),
         flags: super::meanings(measured.result.flags()),
     }
 }
@@ -227,6 +241,7 @@ pub(super) fn problem(result: &CellResult) -> Problem {
         (_, "measuring") => "being measured".to_owned(),
         (_, "cancelled") => "the run was stopped".to_owned(),
         (_, "faster_than_physics") => Flag::FasterThanPhysics.meaning().to_owned(),
+        (_, dataset::INVALID) => unfit(result),
         (_, "ok") => "ended well, but no valid sample is stored".to_owned(),
         _ => "no reason was given".to_owned(),
     };
@@ -236,8 +251,16 @@ pub(super) fn problem(result: &CellResult) -> Problem {
         cell: format!("{} · {} · {}{}", cell.backend, cell.artifact.precision, cell.workload.name, times(cell)),
         place: format!("{} on {} of {}", cell.artifact.model, cell.device, cell.agent),
         reason,
-        repetitions: result.samples.len(),
+        repetitions: result.samples.len() + result.unfit.len(),
     }
+}
+
+/// Why none of its repetitions counts.
+fn unfit(result: &CellResult) -> String {
+    let Quality::Invalid(flags) = Quality::of(&result.flags()) else { return String::new() };
+    let invalid = |flag: &Flag| !Quality::of(&[*flag].into()).counts();
+    let reasons: Vec<&str> = flags.iter().filter(|flag| invalid(flag)).map(|flag| flag.meaning()).collect();
+    format!("no repetition may be counted: {}", reasons.join("; "))
 }
 
 /// ` × 4` for a cell with replicas.
@@ -248,13 +271,13 @@ fn times(cell: &Cell) -> String {
 /// The repetitions of every cell that has any.
 pub(super) fn details(subjects: &[Subject<'_>]) -> Vec<CellDetail> {
     let measured = subjects.iter().flat_map(|s| s.cells.iter().map(move |m| (s, m)));
-    let any = |r: &CellResult| !(r.samples.is_empty() && r.superseded.is_empty() && r.rejected.is_empty());
+    let any = |r: &CellResult| r.measured().next().is_some() || !r.rejected.is_empty();
     measured.filter(|(_, m)| any(m.result)).map(|(s, m)| detail(s, m)).collect()
 }
 
 fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
     let result = measured.result;
-    let counted = result.samples.iter().map(|s| repetition(s, true));
+    let columns = surroundings::columns(result.measured().map(|(sample, _)| sample));
     let rejected = result.rejected.iter();
     CellDetail {
         anchor: anchor(subject.run, result),
@@ -263,7 +286,8 @@ fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
         state: result.state(),
         counted: how_counted(measured),
         facts: facts(measured),
-        repetitions: counted.chain(result.superseded.iter().map(|s| repetition(s, false))).collect(),
+        seen: columns.iter().map(|column| column.head()).collect(),
+        repetitions: result.measured().map(|(s, counted)| repetition(s, counted, &columns)).collect(),
         rejected: rejected.map(refusal).collect(),
     }
 }
@@ -303,6 +327,12 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
         ));
         facts.push(fact("prompt", first.prompt_digest.short()));
     }
+    if !result.unfit.is_empty() {
+        facts.push(fact(
+            "not counted",
+            format!("{} in unfit surroundings", text::count(result.unfit.len(), "repetition")),
+        ));
+    }
     if let Some(itl) = measured.stats.itl_ms.filter(|i| i.spikes > 0) {
         facts.push(fact("spikes", format!("{} of {} times between tokens above 3 × median", itl.spikes, itl.n)));
     }
@@ -315,13 +345,14 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     facts
 }
 
-fn repetition(sample: &Sample, counted: bool) -> RepetitionRow {
+fn repetition(sample: &Sample, counted: bool, columns: &[Column]) -> RepetitionRow {
     let numbers = Repetition::of(sample);
     let itl = numbers.itl;
     RepetitionRow {
         repetition: sample.key.repetition + 1,
         epoch: sample.key.epoch.0,
         counted,
+        why: why_not(sample, counted),
         started_at: text::second(sample.started_at),
         ttft: text::optional(numbers.ttft_ms),
         prefill: text::optional(numbers.prefill_rate),
@@ -332,6 +363,15 @@ fn repetition(sample: &Sample, counted: bool) -> RepetitionRow {
         itl_max: text::optional(itl.map(|i| i.max)),
         end_to_end: text::number(numbers.end_to_end_ms),
         output: Digest::of_tokens(&sample.output).short(),
+        seen: columns.iter().map(|column| column.value(sample)).collect(),
         flags: super::meanings(sample.flags.clone()),
+    }
+}
+
+fn why_not(sample: &Sample, counted: bool) -> &'static str {
+    match Quality::of(&sample.flags) {
+        _ if counted => "",
+        Quality::Invalid(_) => "its surroundings forbid to count it: kept, see its flags",
+        _ => "measured under another lease: kept, not counted",
     }
 }

@@ -1,6 +1,7 @@
 //! `regatta agent`: the service on a benchmarked machine.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -50,6 +51,12 @@ pub(crate) struct AgentSettings {
     /// The most that it may hold, in bytes [default: 2 GiB]
     #[arg(long, value_name = "BYTES", env = "REGATTA_AGENT_SPOOL_QUOTA")]
     spool_quota: Option<u64>,
+    /// Watch machine and devices while a trial is measured: clocks, temperature, load by others [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", env = "REGATTA_AGENT_TELEMETRY")]
+    telemetry: Option<bool>,
+    /// How many times a second they are read, 1 to 100 [default: 10]
+    #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..=100), env = "REGATTA_AGENT_TELEMETRY_RATE")]
+    telemetry_rate: Option<u32>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
@@ -75,12 +82,23 @@ fn defaults() -> AgentSettings {
         connect: ConnectArgs { coordinator: Some(connect::DEFAULT.to_owned()), ..ConnectArgs::default() },
         name: Some(local::agent_id()),
         spool_quota: Some(AgentConfig::SPOOL_QUOTA),
+        telemetry: Some(true),
+        telemetry_rate: Some(AgentConfig::TELEMETRY_HZ.get()),
         log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
         ..AgentSettings::default()
     }
 }
 
 impl AgentSettings {
+    /// Readings a second. A flag is checked when it is parsed, a file only here.
+    fn telemetry_hz(&self) -> Result<Option<NonZeroU32>, BadInput> {
+        let Some(rate) = self.telemetry_rate else { return Ok(Some(AgentConfig::TELEMETRY_HZ)) };
+        match NonZeroU32::new(rate) {
+            Some(hz) if rate <= 100 => Ok(Some(hz)),
+            _ => Err(BadInput(format!("telemetry_rate is {rate}, but must be 1 to 100 readings a second"))),
+        }
+    }
+
     fn config(&self, folders: &Folders) -> anyhow::Result<AgentConfig> {
         let name = self.name.clone().unwrap_or_else(local::agent_id);
         let spool = match &self.spool {
@@ -89,6 +107,7 @@ impl AgentSettings {
         };
         let mut config = AgentConfig::new(name, self.connect.connection()?, folders.model_root()?, spool);
         config.spool_quota = self.spool_quota.unwrap_or(config.spool_quota);
+        config.telemetry = if self.telemetry == Some(false) { None } else { self.telemetry_hz()? };
         config.worker_dirs = folders.worker_dirs();
         config.search_beside_program = false;
         config.labels = self.label.iter().map(|text| label(text)).collect::<Result<BTreeMap<_, _>, _>>()?;

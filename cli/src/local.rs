@@ -33,7 +33,12 @@ pub(crate) struct Local {
 
 impl Local {
     /// Starts both, and waits until the agent is connected.
-    pub(crate) async fn start(database: &Path, folders: &Folders, models: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        database: &Path,
+        folders: &Folders,
+        models: &str,
+        telemetry: bool,
+    ) -> anyhow::Result<Self> {
         paths::make_parent(database)?;
         // There is no other agent that could do what this one fails to do, and nobody to put it back into service.
         let config = Config { quarantine_after: None, ..Config::new(database) };
@@ -42,7 +47,11 @@ impl Local {
         let stop_coordinator = CancellationToken::new();
         let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));
 
-        let agent = agent(uri.clone(), &local_spool(database), folders, models).await?;
+        let mut config = agent_config(uri.clone(), &local_spool(database), folders, models)?;
+        if !telemetry {
+            config.telemetry = None;
+        }
+        let agent = start_agent(config).await?;
         let stop_agent = Shutdown::default();
         let agent = tokio::spawn(agent.run(stop_agent.clone()));
         let client = connect::client(uri);
@@ -89,14 +98,18 @@ impl Local {
     }
 }
 
-/// The agent of this machine.
-async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) -> anyhow::Result<Agent> {
+/// What the agent of this machine has to be told.
+fn agent_config(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) -> anyhow::Result<AgentConfig> {
     let mut config = AgentConfig::new(agent_id(), coordinator, folders.model_root()?, spool.to_owned());
     config.worker_dirs = folders.worker_dirs();
     config.search_beside_program = false;
     // The coordinator beside it has the same model root.
     config.fetch_weights = false;
     models.clone_into(&mut config.models_manifest);
+    Ok(config)
+}
+
+async fn start_agent(config: AgentConfig) -> anyhow::Result<Agent> {
     Agent::start(config).await.context("failed to start the agent")
 }
 
@@ -104,8 +117,8 @@ async fn agent(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) 
 pub(crate) async fn look(folders: &Folders) -> anyhow::Result<(Agent, tempfile::TempDir)> {
     let spool = tempfile::tempdir().context("failed to make a temporary folder")?;
     let nowhere = Uri::from_static("http://127.0.0.1:1");
-    let agent = agent(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS).await?;
-    Ok((agent, spool))
+    let config = agent_config(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS)?;
+    Ok((start_agent(config).await?, spool))
 }
 
 /// The devices of this machine.

@@ -49,6 +49,9 @@ pub(crate) struct RunArgs {
     /// Go on with a run that was broken off: the one named, or the last
     #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with = "scenario")]
     resume: Option<String>,
+    /// Measure without watching machine and devices (clocks, temperature, load by others, …)
+    #[arg(long)]
+    no_telemetry: bool,
     /// Print a JSON object for each event
     #[arg(long)]
     json: bool,
@@ -65,7 +68,7 @@ pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit
 /// On this machine: a coordinator and an agent in this process.
 async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
     let job = Job::of(&args, database).await?;
-    let mut local = Local::start(database, folders, &job.bundle().models).await?;
+    let mut local = Local::start(database, folders, &job.bundle().models, !args.no_telemetry).await?;
     let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
     let screen = Screen::new(args.json, Place::Stderr);
     let watched = watch::follow(local.client.clone(), id.as_str(), screen, stopped(&local)).await;
@@ -86,6 +89,10 @@ async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Resu
 
 /// On a fleet: submit, watch, fetch, report.
 async fn elsewhere(args: RunArgs, mut client: RunClient) -> anyhow::Result<Exit> {
+    if args.no_telemetry {
+        let instead = "on a fleet each agent decides: start it with --telemetry false";
+        return Err(BadInput(format!("--no-telemetry is for a run on this machine; {instead}")).into());
+    }
     let id = match &args.resume {
         Some(run) => resume(&mut client, run).await?,
         None => submit::queue(&mut client, new_bundle(&args)?, args.options.allow_large, args.priority).await?,

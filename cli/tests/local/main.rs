@@ -14,3 +14,5 @@ mod harness;
 mod passes;
 #[cfg(test)]
 mod services;
+#[cfg(test)]
+mod telemetry;

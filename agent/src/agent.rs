@@ -121,6 +121,7 @@ impl Agent {
             lease: lease.clone(),
             barriers: barriers.clone(),
             telemetry: telemetry.clone(),
+            conditions: self.config.conditions,
             progress,
             timing: timing.clone(),
         });

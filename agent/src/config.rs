@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use regatta_core::flag::Flags;
 use regatta_core::id::AgentId;
 use regatta_net::Connection;
 
@@ -38,6 +39,8 @@ pub struct AgentConfig {
     pub oom_counters: Option<Vec<PathBuf>>,
     /// Readings of telemetry a second while a trial is measured; `None` for none at all.
     pub telemetry: Option<NonZeroU32>,
+    /// What every sample must say, such as that the host ran on its battery when the agent was started.
+    pub conditions: Flags,
     /// How long things may take.
     pub timing: Timing,
 }
@@ -65,6 +68,7 @@ impl AgentConfig {
             worker_env: Vec::new(),
             oom_counters: None,
             telemetry: Some(Self::TELEMETRY_HZ),
+            conditions: Flags::new(),
             timing: Timing::default(),
         }
     }

@@ -4,7 +4,7 @@
 //! Where to look:
 //!
 //! - [`Agent`]: start and run; [`config`]: what it has to be told.
-//! - [`devices`], [`workers`]: what is here.
+//! - [`devices`], [`workers`]: what is here; [`fitness`]: whether it is worth measuring on.
 //! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
 //! - `barriers`: replicas that begin their repetitions together.
 //! - `process`: child processes, their groups, frames, last words and ends.
@@ -19,6 +19,7 @@ mod agent;
 mod barriers;
 pub mod config;
 pub mod devices;
+pub mod fitness;
 mod process;
 mod session;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{ArgMatches, Args};
+use regatta_agent::fitness;
 use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
 use regatta_core::id::AgentId;
 use serde::{Deserialize, Serialize};
@@ -126,13 +127,18 @@ pub(crate) async fn run(args: AgentArgs, matches: &ArgMatches, folders: &Folders
         }
         return Ok(Exit::Done);
     }
-    let config = settings.value.config(folders)?;
+    let mut config = settings.value.config(folders)?;
     logs::start_service(&settings.value.log, verbose)?;
     let shutdown = Shutdown::default();
     signals::watch("the agent", shutdown.soft.clone(), shutdown.hard.clone())?;
     let spool = &config.spool_dir;
     std::fs::create_dir_all(spool).with_context(|| format!("failed to make {}", spool.display()))?;
+    let on_host = fitness::of_host();
+    config.conditions = fitness::flags(&on_host);
     let agent = Agent::start(config).await.map_err(bad_input)?;
+    for reason in on_host.into_iter().chain(fitness::of_workers(agent.workers())) {
+        tracing::warn!("this machine is not fit to measure on, results will be marked: {reason}");
+    }
     for disabled in agent.disabled_workers() {
         tracing::warn!("{disabled}");
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use regatta_agent::fitness::{self, Unfit};
 use regatta_agent::{Agent, AgentConfig, AgentError, Shutdown};
 use regatta_coordinator::{Config, Coordinator, CoordinatorError};
 use regatta_core::device::Device;
@@ -31,14 +32,39 @@ pub(crate) struct Local {
     pub stop_agent: Shutdown,
 }
 
+/// How a person wants this machine to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conditions {
+    /// Whether machine and devices are watched meanwhile.
+    pub telemetry: bool,
+    /// Whether it is measured even where its numbers are not worth having.
+    pub allow_unfit: bool,
+}
+
+impl Conditions {
+    fn check(self, unfit: &[Unfit]) -> Result<(), BadInput> {
+        if unfit.is_empty() || self.allow_unfit {
+            return Ok(());
+        }
+        let reasons: Vec<String> = unfit.iter().map(|reason| format!("  {reason}")).collect();
+        Err(BadInput(format!(
+            "this machine is not fit to measure on:\n{}\nor measure all the same with --allow-unfit: every result will be \
+             marked",
+            reasons.join("\n")
+        )))
+    }
+}
+
 impl Local {
     /// Starts both, and waits until the agent is connected.
     pub(crate) async fn start(
         database: &Path,
         folders: &Folders,
         models: &str,
-        telemetry: bool,
+        conditions: Conditions,
     ) -> anyhow::Result<Self> {
+        let mut unfit = fitness::of_host();
+        conditions.check(&unfit)?;
         paths::make_parent(database)?;
         // There is no other agent that could do what this one fails to do, and nobody to put it back into service.
         let config = Config { quarantine_after: None, ..Config::new(database) };
@@ -48,10 +74,13 @@ impl Local {
         let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));
 
         let mut config = agent_config(uri.clone(), &local_spool(database), folders, models)?;
-        if !telemetry {
+        config.conditions = fitness::flags(&unfit);
+        if !conditions.telemetry {
             config.telemetry = None;
         }
         let agent = start_agent(config).await?;
+        unfit.extend(fitness::of_workers(agent.workers()));
+        conditions.check(&unfit)?;
         let stop_agent = Shutdown::default();
         let agent = tokio::spawn(agent.run(stop_agent.clone()));
         let client = connect::client(uri);

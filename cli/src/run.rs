@@ -12,7 +12,7 @@ use regatta_store::Reader;
 use crate::bundle::{self, ScenarioArgs};
 use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
-use crate::local::Local;
+use crate::local::{Conditions, Local};
 use crate::paths::Folders;
 use crate::report;
 use crate::source::{self, DatabaseArgs, Source, SourceArgs};
@@ -52,6 +52,9 @@ pub(crate) struct RunArgs {
     /// Measure without watching machine and devices (clocks, temperature, load by others, …)
     #[arg(long)]
     no_telemetry: bool,
+    /// Measure on a battery, in power-saving mode or with a worker that is not optimised; results are marked
+    #[arg(long)]
+    allow_unfit: bool,
     /// Print a JSON object for each event
     #[arg(long)]
     json: bool,
@@ -68,7 +71,8 @@ pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit
 /// On this machine: a coordinator and an agent in this process.
 async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
     let job = Job::of(&args, database).await?;
-    let mut local = Local::start(database, folders, &job.bundle().models, !args.no_telemetry).await?;
+    let conditions = Conditions { telemetry: !args.no_telemetry, allow_unfit: args.allow_unfit };
+    let mut local = Local::start(database, folders, &job.bundle().models, conditions).await?;
     let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
     let screen = Screen::new(args.json, Place::Stderr);
     let watched = watch::follow(local.client.clone(), id.as_str(), screen, stopped(&local)).await;

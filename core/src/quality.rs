@@ -157,8 +157,8 @@ mod tests {
         classify(&telemetry, Some(1000.0))
     }
 
-    fn clock(median: f64) -> Option<Spread> {
-        Some(Spread { min: median, median, max: median })
+    fn clock(median: f64) -> Spread {
+        Spread { min: median, median, max: median }
     }
 
     #[test]
@@ -191,8 +191,8 @@ mod tests {
             (judged(|t| t.throttled_ns.sync_boost = Some(1)), suspect(Flag::SyncBoost)),
             (judged(|t| t.clock_cv = Some(0.03)), Quality::Valid),
             (judged(|t| t.clock_cv = Some(0.031)), suspect(Flag::UnsteadyClock)),
-            (judged(|t| t.clock_mhz = clock(970.0)), Quality::Valid),
-            (judged(|t| t.clock_mhz = clock(969.0)), suspect(Flag::SlowClock)),
+            (judged(|t| t.clock_mhz = Some(clock(970.0))), Quality::Valid),
+            (judged(|t| t.clock_mhz = Some(clock(969.0))), suspect(Flag::SlowClock)),
             (judged(|t| (t.temperature_c, t.temperature_limit_c) = (Some(84.9), Some(90.0))), Quality::Valid),
             (
                 judged(|t| (t.temperature_c, t.temperature_limit_c) = (Some(85.0), Some(90.0))),
@@ -210,7 +210,7 @@ mod tests {
         ] {
             assert_eq!(found, expected);
         }
-        let slow = Telemetry { clock_mhz: clock(1.0), ..Telemetry::default() };
+        let slow = Telemetry { clock_mhz: Some(clock(1.0)), ..Telemetry::default() };
         assert_eq!(classify(&slow, None), Quality::Valid, "nothing to compare with");
     }
 

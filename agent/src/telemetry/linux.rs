@@ -16,6 +16,9 @@ use super::{Snapshot, Source};
 /// Clocks of this many processors are read at most, spread evenly: each is a call into the kernel.
 const MAX_CLOCKS: usize = 16;
 
+/// No machine has more.
+const MAX_PROCESSORS: usize = 8192;
+
 /// What rarely changes is read once in so many readings.
 const RARELY: u32 = 10;
 
@@ -128,7 +131,7 @@ fn process_ticks(stat: &str) -> Option<u64> {
 /// Files with the clocks of some processors, in kHz.
 fn clocks(cpu: &Path) -> Vec<PathBuf> {
     let file = |number: usize| cpu.join(format!("cpu{number}/cpufreq/scaling_cur_freq"));
-    let all: Vec<PathBuf> = (0..).map(file).take_while(|path| path.exists()).collect();
+    let all: Vec<PathBuf> = (0..MAX_PROCESSORS).map(file).take_while(|path| path.exists()).collect();
     let step = all.len().div_ceil(MAX_CLOCKS).max(1);
     all.into_iter().step_by(step).collect()
 }

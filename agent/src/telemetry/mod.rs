@@ -94,6 +94,18 @@ fn sources(devices: &[DeviceId]) -> Vec<Box<dyn Source>> {
     sources
 }
 
+/// The host as it is now, as far as it can be told.
+pub(crate) fn host() -> Reading {
+    let mut sources = scripted::Script::of_environment().map_or_else(|| platform(&[]), |script| vec![Box::new(script)]);
+    let mut snapshot = Snapshot::default();
+    for source in &mut sources {
+        if let Err(reason) = source.read(&BTreeSet::new(), &mut snapshot) {
+            tracing::debug!(source = source.name(), reason, "the host can't be read");
+        }
+    }
+    snapshot.scripted.unwrap_or(snapshot.host)
+}
+
 #[cfg(target_os = "linux")]
 fn platform(_: &[DeviceId]) -> Vec<Box<dyn Source>> {
     vec![Box::new(linux::Linux::open())]

@@ -145,12 +145,12 @@ fn state(device: &Device<'_>) -> DeviceState {
 /// Values of fields, `None` where the device has no such field.
 fn fields<const N: usize>(device: &Device<'_>, ids: [u32; N]) -> [Option<u64>; N] {
     let values = device.field_values_for(&ids.map(FieldId)).unwrap_or_default();
-    let mut values = values.into_iter().map(|value| whole(value.ok()?.value.ok()?));
+    let mut values = values.into_iter().map(|value| whole(&value.ok()?.value.ok()?));
     ids.map(|_| values.next().flatten())
 }
 
-fn whole(value: SampleValue) -> Option<u64> {
-    match value {
+fn whole(value: &SampleValue) -> Option<u64> {
+    match *value {
         SampleValue::U32(value) => Some(value.into()),
         SampleValue::U64(value) => Some(value),
         SampleValue::I64(value) => u64::try_from(value).ok(),

@@ -46,6 +46,17 @@ pub(crate) struct Watch {
     baseline_bytes: Option<u64>,
 }
 
+/// A moment, in nanoseconds since the recorder's epoch, and what was read then.
+type Moment = (u64, Arc<Snapshot>);
+
+/// What there is to look at from a moment on.
+struct Kept {
+    snapshots: Vec<Moment>,
+    workers: BTreeSet<u32>,
+    /// Sources that can't be read now.
+    lost: Vec<String>,
+}
+
 struct Shared {
     epoch: Instant,
     state: Mutex<State>,
@@ -55,8 +66,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Moments since the epoch, in nanoseconds, and what was read then.
-    kept: VecDeque<(u64, Arc<Snapshot>)>,
+    kept: VecDeque<Moment>,
     watches: u32,
     workers: BTreeSet<u32>,
     /// Told when a reading that began later is there.
@@ -130,8 +140,8 @@ impl Watch {
         let end = shared.now();
         let start = end.saturating_sub(duration_ns);
         shared.read_now().await;
-        let (snapshots, workers, lost) = shared.since(start.saturating_sub(BEFORE_NS));
-        let seen = |(at, snapshot): &(u64, Arc<Snapshot>)| (*at, snapshot.seen_by(self.worker, &workers, self.device));
+        let Kept { snapshots, workers, lost } = shared.since(start.saturating_sub(BEFORE_NS));
+        let seen = |(at, snapshot): &Moment| (*at, snapshot.seen_by(self.worker, &workers, self.device));
         let readings: Vec<_> = snapshots.iter().map(seen).collect();
         let summary = telemetry::summarise(&readings, start, end);
         if summary.is_none() && lost.is_empty() {
@@ -146,9 +156,9 @@ impl Watch {
         let shared = self.recorder.0.as_ref()?;
         let asked_at = shared.now();
         shared.read_now().await;
-        let (snapshots, workers, _) = shared.since(asked_at);
-        let (_, first) = snapshots.first()?;
-        first.seen_by(None, &workers, self.device).memory_used_bytes
+        let kept = shared.since(asked_at);
+        let (_, first) = kept.snapshots.first()?;
+        first.seen_by(None, &kept.workers, self.device).memory_used_bytes
     }
 }
 
@@ -190,13 +200,12 @@ impl Shared {
         let _ = timeout(ASK, reading).await;
     }
 
-    /// Snapshots from a moment on, the workers, and the sources that are lost.
-    fn since(&self, moment: u64) -> (Vec<(u64, Arc<Snapshot>)>, BTreeSet<u32>, Vec<String>) {
+    fn since(&self, moment: u64) -> Kept {
         let state = self.lock();
         let first = state.kept.partition_point(|(at, _)| *at < moment);
         let snapshots = state.kept.range(first..).cloned().collect();
         let lost: BTreeSet<_> = state.lost.iter().copied().chain(state.stuck()).collect();
-        (snapshots, state.workers.clone(), lost.into_iter().map(str::to_owned).collect())
+        Kept { snapshots, workers: state.workers.clone(), lost: lost.into_iter().map(str::to_owned).collect() }
     }
 
     /// The thread's work.

@@ -20,7 +20,7 @@ use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
-use regatta_core::flag::Flag;
+use regatta_core::flag::{Flag, Flags};
 use regatta_core::quality;
 use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::{Epoch, Trial};
@@ -74,6 +74,8 @@ pub(crate) struct Context {
     pub(crate) lease: Lease,
     pub(crate) barriers: Barriers,
     pub(crate) telemetry: Recorder,
+    /// What every sample must say.
+    pub(crate) conditions: Flags,
     /// For live views. Full means that nobody looks: what doesn't fit is dropped.
     pub(crate) progress: mpsc::Sender<pb::Progress>,
     pub(crate) timing: Timing,
@@ -437,7 +439,7 @@ impl Run<'_> {
         sample: pb::Sample,
         telemetry: Option<Telemetry>,
     ) -> Result<Option<Cut>, Released> {
-        let record = sample_record(sample, telemetry.as_ref());
+        let record = sample_record(sample, telemetry.as_ref(), &self.context.conditions);
         if record.len() > crate::spool::MAX_RECORD {
             return Ok(Some(Cut::Violation(format!("a sample of {} bytes", record.len()))));
         }
@@ -655,14 +657,15 @@ fn to_worker(message: to_worker::Message) -> pb::ToWorker {
     pb::ToWorker { message: Some(message) }
 }
 
-/// A sample with what was seen around it, and with the flags that follow from that.
-fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>) -> Vec<u8> {
+/// A sample with what was seen around it, and with the flags that follow from that and from `conditions`.
+fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, conditions: &Flags) -> Vec<u8> {
+    let mut flags = conditions.clone();
     if let Some(telemetry) = telemetry {
-        let lost = (!telemetry.lost.is_empty()).then_some(Flag::TelemetryLost);
         // The agent has no history to compare clocks with.
-        let flags = quality::classify(telemetry, None).flags();
-        sample.flags.extend(flags.into_iter().chain(lost).map(|flag| flag.to_string()));
+        flags.extend(quality::classify(telemetry, None).flags());
+        flags.extend((!telemetry.lost.is_empty()).then_some(Flag::TelemetryLost));
     }
+    sample.flags.extend(flags.into_iter().map(|flag| flag.to_string()));
     let record = Some(trial_record::Record::Sample(sample));
     pb::TrialRecord { record, telemetry: telemetry.map(Into::into) }.encode_to_vec()
 }

@@ -107,6 +107,7 @@ impl Scripted {
             lease: self.lease.clone(),
             barriers: self.barriers.clone(),
             telemetry: Recorder::off(),
+            conditions: Flags::new(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),
         })

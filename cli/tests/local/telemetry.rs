@@ -153,3 +153,45 @@ async fn without_telemetry_nothing_is_read_and_nothing_is_stored() {
     let heads = &watched.csv()[0];
     assert!(heads.iter().any(|head| head == "load_by_others"), "{heads:?}");
 }
+
+#[tokio::test]
+async fn a_machine_that_is_not_fit_is_refused_unless_allowed_and_then_marked() {
+    let watched = Watched::new(&json!({"on_battery": true, "low_power_mode": true}));
+    let scenario = watched.home.scenario(&["only"], 2, "60s");
+    let run = |more: &[&str]| {
+        let mut command = watched.home.command(&[&["run", scenario.to_str().unwrap()], more].concat());
+        command.env("REGATTA_FAKE_TELEMETRY", &watched.readings).output().unwrap()
+    };
+    let refused = run(&[]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{message}");
+    for part in ["it runs on its battery: plug it in", "power profile", "--allow-unfit"] {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+    assert!(!watched.home.path("regatta.sqlite").exists(), "a database was made for a run that was refused");
+    // Marked even where nothing is watched.
+    let allowed = run(&["--allow-unfit", "--no-telemetry"]);
+    assert_eq!(allowed.status.code(), Some(0), "{}", String::from_utf8_lossy(&allowed.stderr));
+    let samples = watched.samples().await;
+    assert_eq!((with(&samples, Flag::OnBattery), with(&samples, Flag::LowPowerMode)), (2, 2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_worker_that_is_not_optimised_is_refused_by_name() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let real = PathBuf::from(env!("CARGO_BIN_EXE_regatta")).with_file_name("regatta-worker");
+    let probe = std::process::Command::new(real).arg("probe").output().unwrap();
+    let mut info: Value = serde_json::from_slice(&probe.stdout).unwrap();
+    info["optimised"] = false.into();
+    let worker = home.file("workers/regatta-worker-slow", &format!("#!/bin/sh\ncat <<'END'\n{info}\nEND\n"));
+    std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let scenario = home.scenario(&["only"], 2, "60s");
+    let mut command = home.command(&["run", scenario.to_str().unwrap()]);
+    let output = command.env("REGATTA_WORKER_DIR", worker.parent().unwrap()).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("regatta-worker-slow is compiled without optimisation"), "{message}");
+    assert!(message.contains("--allow-unfit"), "{message}");
+}

@@ -286,7 +286,7 @@ fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
         state: result.state(),
         counted: how_counted(measured),
         facts: facts(measured),
-        seen: columns.iter().map(|column| column.head()).collect(),
+        seen: columns.iter().map(Column::head).collect(),
         repetitions: result.measured().map(|(s, counted)| repetition(s, counted, &columns)).collect(),
         rejected: rejected.map(refusal).collect(),
     }

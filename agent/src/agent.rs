@@ -19,7 +19,7 @@ use crate::process::Surroundings;
 use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{Spool, SpoolError};
-use crate::telemetry::Recorder;
+use crate::telemetry::{self, Recorder};
 use crate::trial::Context;
 use crate::trial::lease::Lease;
 use crate::trial::weights::Store;
@@ -98,19 +98,19 @@ impl Agent {
     /// Serves the coordinator until it is told to stop. An error only where no reconnect can ever help.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AgentError> {
         let boot = Uuid::now_v7();
+        let watched: Vec<_> = self.devices.iter().map(|device| device.id).collect();
         let identity = Identity {
             agent: self.config.id.to_string(),
             boot_id: boot.to_string(),
             devices: self.devices.clone(),
             workers: self.found.workers.iter().map(|worker| worker.json.clone()).collect(),
-            host: devices::host(),
+            host: devices::host().into_iter().chain(telemetry::facts(&watched)).collect(),
             labels: self.config.labels,
             library: self.store.library.clone(),
         };
         let timing = self.config.timing.clone();
         let lease = Lease::new(timing.lease);
         let barriers = Barriers::default();
-        let watched = self.devices.iter().map(|device| device.id).collect();
         let telemetry = self.config.telemetry.map_or_else(Recorder::off, |rate| Recorder::start(watched, rate));
         let (progress, progress_receiver) = mpsc::channel(PROGRESS);
         let context = Arc::new(Context {

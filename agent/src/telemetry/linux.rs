@@ -1,4 +1,5 @@
-//! The host on Linux, as its kernel tells it in files: processor time, clock, temperature, slowdowns for heat, battery.
+//! The host on Linux, as its kernel tells it in files: processor time, clock, temperature, slowdowns for heat, energy (which
+//! most systems tell to root only), battery.
 //!
 //! Load by others is what all processes took less what the worker took, its children that have ended included; an engine
 //! that left running children behind would have them counted as others. Time that a hypervisor took away counts as busy:
@@ -32,6 +33,7 @@ pub(super) struct Linux {
     temperatures: Vec<PathBuf>,
     /// Milliseconds that the processor's package was slowed down for heat.
     throttled: PathBuf,
+    packages: Vec<Package>,
     governor: PathBuf,
     profile: PathBuf,
     supplies: PathBuf,
@@ -54,6 +56,7 @@ impl Linux {
             clocks: clocks(&cpu),
             temperatures: temperatures(&sys.join("class")),
             throttled: cpu.join("cpu0/thermal_throttle/package_throttle_total_time_ms"),
+            packages: packages(&sys.join("class/powercap")),
             governor: cpu.join("cpu0/cpufreq/scaling_governor"),
             profile: sys.join("firmware/acpi/platform_profile"),
             supplies: sys.join("class/power_supply"),
@@ -106,10 +109,49 @@ impl Source for Linux {
         };
         into.busy_ns = workers.iter().filter_map(|worker| Some((*worker, self.worker_ns(*worker)?))).collect();
         let slowed = line(&self.throttled).and_then(|text| text.parse::<u64>().ok()).map(|ms| ms * 1_000_000);
-        let throttled_ns = Throttled { hw_thermal: slowed, ..Throttled::default() };
-        into.devices.entry(DeviceId::CPU).or_default().reading.throttled_ns = throttled_ns;
+        let reading = &mut into.devices.entry(DeviceId::CPU).or_default().reading;
+        reading.throttled_ns = Throttled { hw_thermal: slowed, ..Throttled::default() };
+        // All of them or none: a sum with one missing would be too small.
+        let packages = self.packages.iter_mut().map(Package::drawn_uj).collect::<Option<Vec<u64>>>();
+        reading.energy_mj = packages.filter(|all| !all.is_empty()).map(|all| all.iter().sum::<u64>() / 1_000);
         Ok(())
     }
+}
+
+/// The counter of energy of one processor package (RAPL), which begins anew after some minutes or hours.
+struct Package {
+    counter: PathBuf,
+    /// Its largest value, in microjoules.
+    range_uj: u64,
+    last_uj: u64,
+    /// What was drawn in the rounds that it has been through.
+    rounds_uj: u64,
+}
+
+impl Package {
+    fn drawn_uj(&mut self) -> Option<u64> {
+        let now: u64 = line(&self.counter)?.parse().ok()?;
+        if now < self.last_uj {
+            self.rounds_uj += self.range_uj;
+        }
+        self.last_uj = now;
+        Some(self.rounds_uj + now)
+    }
+}
+
+/// Packages whose energy this process may read: `intel-rapl:0`, and not their parts, `intel-rapl:0:1`.
+fn packages(powercap: &Path) -> Vec<Package> {
+    let is_package = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("intel-rapl:"));
+        name.is_some_and(|number| number.parse::<u32>().is_ok())
+            && line(&path.join("name")).is_some_and(|name| name.starts_with("package"))
+    };
+    let package = |path: PathBuf| {
+        let range_uj = line(&path.join("max_energy_range_uj"))?.parse().ok()?;
+        let mut package = Package { counter: path.join("energy_uj"), range_uj, last_uj: 0, rounds_uj: 0 };
+        package.drawn_uj().map(|_| package)
+    };
+    entries(powercap).into_iter().filter(is_package).filter_map(package).collect()
 }
 
 /// `cpu user nice system idle iowait irq softirq steal guest guest_nice`; guests are in user and nice already.
@@ -240,6 +282,34 @@ mod tests {
         assert_eq!(snapshot.devices[&DeviceId::CPU], super::super::DeviceState::default());
         assert!(read(&root(&[])).unwrap_err().contains("proc/stat"));
         assert!(read(&root(&[("proc/stat", "cpu 1 2\n")])).unwrap_err().contains("no line of all processors"));
+    }
+
+    #[test]
+    fn energy_of_packages_is_added_up_and_goes_on_when_a_counter_begins_anew() {
+        let folder = |name: &str| format!("sys/class/powercap/{name}");
+        let root = root(&[
+            ("proc/stat", STAT),
+            (&(folder("intel-rapl:0") + "/name"), "package-0"),
+            (&(folder("intel-rapl:0") + "/max_energy_range_uj"), "1000000"),
+            (&(folder("intel-rapl:0") + "/energy_uj"), "900000"),
+            (&(folder("intel-rapl:1") + "/name"), "package-1"),
+            (&(folder("intel-rapl:1") + "/max_energy_range_uj"), "1000000"),
+            (&(folder("intel-rapl:1") + "/energy_uj"), "5000"),
+            (&(folder("intel-rapl:0:0") + "/name"), "core"),
+            (&(folder("intel-rapl:2") + "/name"), "psys"),
+        ]);
+        let mut linux = Linux::at(root.path(), 100);
+        let mut energy = || {
+            let mut snapshot = Snapshot::default();
+            linux.read(&BTreeSet::new(), &mut snapshot).unwrap();
+            snapshot.devices[&DeviceId::CPU].reading.energy_mj
+        };
+        assert_eq!(energy(), Some(905));
+        let counter = |package: &str| root.path().join(folder(package)).join("energy_uj");
+        fs::write(counter("intel-rapl:0"), "200000").unwrap();
+        assert_eq!(energy(), Some(1205));
+        fs::remove_file(counter("intel-rapl:1")).unwrap();
+        assert_eq!(energy(), None, "a sum with one missing would be too small");
     }
 
     #[test]

@@ -12,8 +12,16 @@ mod nvml;
 mod recorder;
 mod scripted;
 
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+mod apple;
+#[cfg(any(windows, test))]
+mod gpu_counters;
+#[cfg(not(target_os = "linux"))]
+mod host;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(windows)]
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,10 +96,15 @@ fn sources(devices: &[DeviceId]) -> Vec<Box<dyn Source>> {
         return vec![Box::new(script)];
     }
     let mut sources = platform(devices);
-    sources.extend(nvml::Nvml::open(devices).map(|source| Box::new(source) as Box<dyn Source>));
+    sources.extend(boxed(nvml::Nvml::open(devices)));
     let names: Vec<_> = sources.iter().map(|source| source.name()).collect();
     tracing::info!(sources = names.join(", "), "telemetry");
     sources
+}
+
+/// What is set on the devices and changes what is measured, as labels.
+pub(crate) fn facts(devices: &[DeviceId]) -> BTreeMap<String, String> {
+    nvml::Nvml::open(devices).map(|nvml| nvml.facts()).unwrap_or_default()
 }
 
 /// The host as it is now, as far as it can be told.
@@ -111,9 +124,25 @@ fn platform(_: &[DeviceId]) -> Vec<Box<dyn Source>> {
     vec![Box::new(linux::Linux::open())]
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+fn platform(devices: &[DeviceId]) -> Vec<Box<dyn Source>> {
+    [boxed(host::Host::open()), boxed(apple::Apple::open(devices))].into_iter().flatten().collect()
+}
+
+#[cfg(windows)]
+fn platform(devices: &[DeviceId]) -> Vec<Box<dyn Source>> {
+    let all = [boxed(host::Host::open()), boxed(Some(windows::Power)), boxed(windows::Gpus::open(devices))];
+    all.into_iter().flatten().collect()
+}
+
+#[cfg(not(any(target_os = "linux", windows, all(target_os = "macos", target_arch = "aarch64"))))]
 fn platform(_: &[DeviceId]) -> Vec<Box<dyn Source>> {
-    Vec::new()
+    boxed(host::Host::open()).into_iter().collect()
+}
+
+/// A source, if it is there.
+fn boxed<S: Source + 'static>(source: Option<S>) -> Option<Box<dyn Source>> {
+    source.map(|source| Box::new(source) as Box<dyn Source>)
 }
 
 #[cfg(test)]

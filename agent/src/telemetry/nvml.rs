@@ -65,6 +65,26 @@ impl Nvml {
         }
     }
 
+    /// What is set on each device and changes what is measured, as a line for people.
+    pub(super) fn facts(&self) -> BTreeMap<String, String> {
+        let driver = self.library.sys_driver_version().ok().map(|version| format!("driver {version}"));
+        let facts = |(id, name): (&DeviceId, &Name)| {
+            let device = self.device(name).ok()?;
+            let on = |what: &str, is_on: bool| format!("{what} {}", if is_on { "on" } else { "off" });
+            let parts = [
+                driver.clone(),
+                device.uuid().ok(),
+                is_persistent(&device).map(|is_on| on("persistence", is_on)),
+                device.is_ecc_enabled().ok().map(|ecc| on("ECC", ecc.currently_enabled)),
+                // 1 is NVML_DEVICE_MIG_ENABLE.
+                device.mig_mode().ok().map(|mode| on("MIG", mode.current == 1)),
+                device.enforced_power_limit().ok().map(|mw| format!("power limit {} W", mw / 1000)),
+            ];
+            Some((id.to_string(), parts.into_iter().flatten().collect::<Vec<_>>().join(", ")))
+        };
+        self.devices.iter().filter_map(facts).filter(|(_, line)| !line.is_empty()).collect()
+    }
+
     fn device(&self, name: &Name) -> Result<Device<'_>, NvmlError> {
         match name {
             Name::Index(index) => self.library.device_by_index(*index),
@@ -111,6 +131,17 @@ impl Source for Nvml {
         }
         Ok(())
     }
+}
+
+/// Whether the driver stays loaded while nobody uses the device. There is no such mode on Windows.
+#[cfg(target_os = "linux")]
+fn is_persistent(device: &Device<'_>) -> Option<bool> {
+    device.is_in_persistent_mode().ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_persistent(_: &Device<'_>) -> Option<bool> {
+    None
 }
 
 fn state(device: &Device<'_>) -> DeviceState {

@@ -21,6 +21,7 @@ use crate::process::Surroundings;
 use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{Spool, SpoolError};
+use crate::telemetry::{self, Recorder};
 use crate::trial::Context;
 use crate::trial::lease::Lease;
 use crate::trial::weights::Store;
@@ -112,12 +113,13 @@ impl Agent {
                 Timestamp::now(),
             ) => canaries,
         };
+        let watched: Vec<_> = self.devices.iter().map(|device| device.id).collect();
         let identity = Identity {
             agent: self.config.id.to_string(),
             boot_id: boot.to_string(),
             devices: self.devices.clone(),
             workers: self.found.workers.iter().map(|worker| worker.json.clone()).collect(),
-            host: devices::host(),
+            host: devices::host().into_iter().chain(telemetry::facts(&watched)).collect(),
             labels: self.config.labels,
             library: self.store.library.clone(),
             canaries,
@@ -125,6 +127,7 @@ impl Agent {
         let timing = self.config.timing.clone();
         let lease = Lease::new(timing.lease);
         let barriers = Barriers::default();
+        let telemetry = self.config.telemetry.map_or_else(Recorder::off, |rate| Recorder::start(watched, rate));
         let (progress, progress_receiver) = mpsc::channel(PROGRESS);
         let context = Arc::new(Context {
             workers: self.found.workers,
@@ -133,6 +136,8 @@ impl Agent {
             spool: self.spool.clone(),
             lease: lease.clone(),
             barriers: barriers.clone(),
+            telemetry: telemetry.clone(),
+            conditions: self.config.conditions,
             progress,
             timing: timing.clone(),
         });
@@ -147,6 +152,8 @@ impl Agent {
             progress: progress_receiver,
             rng: ChaCha8Rng::seed_from_u64(boot.as_u64_pair().1),
         };
-        Ok(Session::new(setup, trials, shutdown).run().await?)
+        let result = Session::new(setup, trials, shutdown).run().await;
+        telemetry.stop();
+        Ok(result?)
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use regatta_core::flag::Flags;
 use regatta_core::id::AgentId;
 use regatta_net::Connection;
 
@@ -64,6 +66,10 @@ pub struct AgentConfig {
     pub worker_env: Vec<(OsString, OsString)>,
     /// Files with `oom_kill` counters to watch instead of the system's. For tests.
     pub oom_counters: Option<Vec<PathBuf>>,
+    /// Readings of telemetry a second while a trial is measured; `None` for none at all.
+    pub telemetry: Option<NonZeroU32>,
+    /// What every sample must say, such as that the host ran on its battery when the agent was started.
+    pub conditions: Flags,
     /// How long things may take.
     pub timing: Timing,
 }
@@ -71,6 +77,9 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// The spool's quota unless another one is given: 2 GiB.
     pub const SPOOL_QUOTA: u64 = 2 * 1024 * 1024 * 1024;
+
+    /// Readings of telemetry a second unless another number is given.
+    pub const TELEMETRY_HZ: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
     /// A configuration with the usual limits, workers from beside the running program, and the built-in models.
     pub fn new(id: AgentId, coordinator: impl Into<Connection>, model_root: PathBuf, spool_dir: PathBuf) -> Self {
@@ -88,6 +97,8 @@ impl AgentConfig {
             canary: CanaryConfig::default(),
             worker_env: Vec::new(),
             oom_counters: None,
+            telemetry: Some(Self::TELEMETRY_HZ),
+            conditions: Flags::new(),
             timing: Timing::default(),
         }
     }

@@ -4,12 +4,13 @@
 //! Where to look:
 //!
 //! - [`Agent`]: start and run; [`config`]: what it has to be told.
-//! - [`devices`], [`workers`]: what is here.
+//! - [`devices`], [`workers`]: what is here; [`fitness`]: whether it is worth measuring on.
 //! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
 //! - `barriers`: replicas that begin their repetitions together.
 //! - `canary`: what devices can do at most, measured at the start.
 //! - `process`: child processes, their groups, frames, last words and ends.
 //! - [`spool`]: records on disk.
+//! - `telemetry`: what machine and devices are like meanwhile, from a thread that reads them now and then.
 //! - `session`: the one stream to the coordinator.
 //!
 //! An agent executes nothing that comes over the wire: a trial is an enum and numbers with local limits, and weights are
@@ -20,9 +21,12 @@ mod barriers;
 mod canary;
 pub mod config;
 pub mod devices;
+pub mod fitness;
 mod process;
 mod session;
+
 pub mod spool;
+mod telemetry;
 #[cfg(test)]
 mod testing;
 mod text;

@@ -1,11 +1,13 @@
 //! `regatta agent`: the service on a benchmarked machine.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgMatches, Args, ValueEnum};
+use regatta_agent::fitness;
 use regatta_agent::{Agent, AgentConfig, AgentError, CanaryConfig, CanaryWhen, Shutdown};
 use regatta_core::id::AgentId;
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,12 @@ pub(crate) struct AgentSettings {
     /// About how long that takes for each device, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", env = "REGATTA_AGENT_CANARY_SECONDS")]
     canary_seconds: Option<u32>,
+    /// Watch machine and devices while a trial is measured: clocks, temperature, load by others [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", env = "REGATTA_AGENT_TELEMETRY")]
+    telemetry: Option<bool>,
+    /// How many times a second they are read, 1 to 100 [default: 10]
+    #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..=100), env = "REGATTA_AGENT_TELEMETRY_RATE")]
+    telemetry_rate: Option<u32>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
@@ -112,12 +120,23 @@ fn defaults() -> AgentSettings {
         spool_quota: Some(AgentConfig::SPOOL_QUOTA),
         canary: Some(Canary::Start),
         canary_seconds: Some(CANARY_SECONDS),
+        telemetry: Some(true),
+        telemetry_rate: Some(AgentConfig::TELEMETRY_HZ.get()),
         log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
         ..AgentSettings::default()
     }
 }
 
 impl AgentSettings {
+    /// Readings a second. A flag is checked when it is parsed, a file only here.
+    fn telemetry_hz(&self) -> Result<Option<NonZeroU32>, BadInput> {
+        let Some(rate) = self.telemetry_rate else { return Ok(Some(AgentConfig::TELEMETRY_HZ)) };
+        match NonZeroU32::new(rate) {
+            Some(hz) if rate <= 100 => Ok(Some(hz)),
+            _ => Err(BadInput(format!("telemetry_rate is {rate}, but must be 1 to 100 readings a second"))),
+        }
+    }
+
     fn config(&self, folders: &Folders) -> anyhow::Result<AgentConfig> {
         let name = self.name.clone().unwrap_or_else(local::agent_id);
         let spool = match &self.spool {
@@ -126,6 +145,7 @@ impl AgentSettings {
         };
         let mut config = AgentConfig::new(name, self.connect.connection()?, folders.model_root()?, spool);
         config.spool_quota = self.spool_quota.unwrap_or(config.spool_quota);
+        config.telemetry = if self.telemetry == Some(false) { None } else { self.telemetry_hz()? };
         config.worker_dirs = folders.worker_dirs();
         config.search_beside_program = false;
         config.canary = CanaryConfig {
@@ -148,13 +168,18 @@ pub(crate) async fn run(args: AgentArgs, matches: &ArgMatches, folders: &Folders
         }
         return Ok(Exit::Done);
     }
-    let config = settings.value.config(folders)?;
+    let mut config = settings.value.config(folders)?;
     logs::start_service(&settings.value.log, verbose)?;
     let shutdown = Shutdown::default();
     signals::watch("the agent", shutdown.soft.clone(), shutdown.hard.clone())?;
     let spool = &config.spool_dir;
     std::fs::create_dir_all(spool).with_context(|| format!("failed to make {}", spool.display()))?;
+    let on_host = fitness::of_host();
+    config.conditions = fitness::flags(&on_host);
     let agent = Agent::start(config).await.map_err(bad_input)?;
+    for reason in on_host.into_iter().chain(fitness::of_workers(agent.workers())) {
+        tracing::warn!("this machine is not fit to measure on, results will be marked: {reason}");
+    }
     for disabled in agent.disabled_workers() {
         tracing::warn!("{disabled}");
     }

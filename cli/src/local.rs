@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use regatta_agent::fitness::{self, Unfit};
 use regatta_agent::{Agent, AgentConfig, AgentError, CanaryWhen, Shutdown};
 use regatta_coordinator::{Config, Coordinator, CoordinatorError};
 use regatta_core::device::Device;
@@ -31,14 +32,41 @@ pub(crate) struct Local {
     pub stop_agent: Shutdown,
 }
 
+/// How a person wants this machine to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conditions {
+    /// Whether machine and devices are watched meanwhile.
+    pub telemetry: bool,
+    /// Whether it is measured even where its numbers are not worth having.
+    pub allow_unfit: bool,
+    /// When it is measured what its devices can do at most.
+    pub canary: CanaryWhen,
+}
+
+impl Conditions {
+    fn check(self, unfit: &[Unfit]) -> Result<(), BadInput> {
+        if unfit.is_empty() || self.allow_unfit {
+            return Ok(());
+        }
+        let reasons: Vec<String> = unfit.iter().map(|reason| format!("  {reason}")).collect();
+        Err(BadInput(format!(
+            "this machine is not fit to measure on:\n{}\nor measure all the same with --allow-unfit: every result will be \
+             marked",
+            reasons.join("\n")
+        )))
+    }
+}
+
 impl Local {
     /// Starts both, and waits until the agent is connected.
     pub(crate) async fn start(
         database: &Path,
         folders: &Folders,
         models: &str,
-        canary: CanaryWhen,
+        conditions: Conditions,
     ) -> anyhow::Result<Self> {
+        let mut unfit = fitness::of_host();
+        conditions.check(&unfit)?;
         paths::make_parent(database)?;
         // There is no other agent that could do what this one fails to do, and nobody to put it back into service.
         let config = Config { quarantine_after: None, ..Config::new(database) };
@@ -47,7 +75,15 @@ impl Local {
         let stop_coordinator = CancellationToken::new();
         let coordinator = tokio::spawn(bound.serve(stop_coordinator.clone()));
 
-        let agent = agent(uri.clone(), &local_spool(database), folders, models, canary).await?;
+        let mut config = agent_config(uri.clone(), &local_spool(database), folders, models)?;
+        config.canary.when = conditions.canary;
+        config.conditions = fitness::flags(&unfit);
+        if !conditions.telemetry {
+            config.telemetry = None;
+        }
+        let agent = start_agent(config).await?;
+        unfit.extend(fitness::of_workers(agent.workers()));
+        conditions.check(&unfit)?;
         let stop_agent = Shutdown::default();
         let agent = tokio::spawn(agent.run(stop_agent.clone()));
         let client = connect::client(uri);
@@ -94,21 +130,19 @@ impl Local {
     }
 }
 
-/// The agent of this machine.
-async fn agent(
-    coordinator: Uri,
-    spool: &Path,
-    folders: &Folders,
-    models: &str,
-    canary: CanaryWhen,
-) -> anyhow::Result<Agent> {
+/// What the agent of this machine has to be told.
+fn agent_config(coordinator: Uri, spool: &Path, folders: &Folders, models: &str) -> anyhow::Result<AgentConfig> {
     let mut config = AgentConfig::new(agent_id(), coordinator, folders.model_root()?, spool.to_owned());
     config.worker_dirs = folders.worker_dirs();
     config.search_beside_program = false;
     // The coordinator beside it has the same model root.
     config.fetch_weights = false;
-    config.canary.when = canary;
+    config.canary.when = CanaryWhen::Off;
     models.clone_into(&mut config.models_manifest);
+    Ok(config)
+}
+
+async fn start_agent(config: AgentConfig) -> anyhow::Result<Agent> {
     Agent::start(config).await.context("failed to start the agent")
 }
 
@@ -116,8 +150,8 @@ async fn agent(
 pub(crate) async fn look(folders: &Folders) -> anyhow::Result<(Agent, tempfile::TempDir)> {
     let spool = tempfile::tempdir().context("failed to make a temporary folder")?;
     let nowhere = Uri::from_static("http://127.0.0.1:1");
-    let agent = agent(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS, CanaryWhen::Off).await?;
-    Ok((agent, spool))
+    let config = agent_config(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS)?;
+    Ok((start_agent(config).await?, spool))
 }
 
 /// The devices of this machine.

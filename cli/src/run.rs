@@ -13,7 +13,7 @@ use regatta_store::Reader;
 use crate::bundle::{self, ScenarioArgs};
 use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
-use crate::local::Local;
+use crate::local::{Conditions, Local};
 use crate::paths::Folders;
 use crate::report;
 use crate::source::{self, DatabaseArgs, Source, SourceArgs};
@@ -53,6 +53,12 @@ pub(crate) struct RunArgs {
     /// First measure for some ten seconds what this machine's devices can do at most; --coordinator's agents have done so
     #[arg(long, conflicts_with = "coordinator")]
     canary: bool,
+    /// Measure without watching machine and devices (clocks, temperature, load by others, …)
+    #[arg(long)]
+    no_telemetry: bool,
+    /// Measure on a battery, in power-saving mode or with a worker that is not optimised; results are marked
+    #[arg(long)]
+    allow_unfit: bool,
     /// Print a JSON object for each event
     #[arg(long)]
     json: bool,
@@ -70,7 +76,8 @@ pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit
 async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
     let job = Job::of(&args, database).await?;
     let canary = if args.canary { CanaryWhen::Start } else { CanaryWhen::Off };
-    let mut local = Local::start(database, folders, &job.bundle().models, canary).await?;
+    let conditions = Conditions { telemetry: !args.no_telemetry, allow_unfit: args.allow_unfit, canary };
+    let mut local = Local::start(database, folders, &job.bundle().models, conditions).await?;
     let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
     let screen = Screen::new(args.json, Place::Stderr);
     let watched = watch::follow(local.client.clone(), id.as_str(), screen, stopped(&local)).await;
@@ -91,6 +98,10 @@ async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Resu
 
 /// On a fleet: submit, watch, fetch, report.
 async fn elsewhere(args: RunArgs, mut client: RunClient) -> anyhow::Result<Exit> {
+    if args.no_telemetry {
+        let instead = "on a fleet each agent decides: start it with --telemetry false";
+        return Err(BadInput(format!("--no-telemetry is for a run on this machine; {instead}")).into());
+    }
     let id = match &args.resume {
         Some(run) => resume(&mut client, run).await?,
         None => submit::queue(&mut client, new_bundle(&args)?, args.options.allow_large, args.priority).await?,

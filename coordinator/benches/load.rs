@@ -395,7 +395,7 @@ fn records(trial: &pb::Trial, epoch: u32, samples: usize) -> Vec<Vec<u8>> {
     let cell = &trial.cells[0].cell_hash;
     let record = |repetition| {
         let sample = sample(cell, epoch, repetition);
-        pb::TrialRecord { record: Some(pb::trial_record::Record::Sample(sample)) }.encode_to_vec()
+        pb::TrialRecord { record: Some(pb::trial_record::Record::Sample(sample)), telemetry: None }.encode_to_vec()
     };
     (0..u32::try_from(samples).unwrap()).map(record).collect()
 }

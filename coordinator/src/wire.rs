@@ -12,6 +12,7 @@ use regatta_core::device::Device;
 use regatta_core::digest::Digest;
 use regatta_core::id::{TrialId, is_unprintable};
 use regatta_core::sample::Sample;
+use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::Epoch;
 use regatta_proto::convert::{self, WireError, unix_ns};
 use regatta_proto::{PROTOCOL, pb};
@@ -165,14 +166,14 @@ pub(crate) fn batch(wire: pb::RecordBatch) -> Result<Batch, Status> {
 
 fn content(bytes: &[u8]) -> Content {
     use pb::trial_record::Record as Kind;
-    let decoded = match pb::TrialRecord::decode(bytes) {
-        Ok(record) => record.record,
+    let pb::TrialRecord { record, telemetry } = match pb::TrialRecord::decode(bytes) {
+        Ok(record) => record,
         Err(error) => return Content::Unreadable(format!("not a record: {error}")),
     };
     let unreadable = |error: WireError| Content::Unreadable(error.to_string());
-    match decoded {
-        Some(Kind::Sample(sample)) => {
-            Sample::try_from(sample).map_or_else(unreadable, |sample| Content::Sample(Box::new(sample)))
+    match record {
+        Some(Kind::Sample(wire)) => {
+            sample(wire, telemetry).map_or_else(unreadable, |sample| Content::Sample(Box::new(sample)))
         }
         Some(Kind::CellEnd(end)) => ended_cell(end).map_or_else(unreadable, Content::CellEnd),
         Some(Kind::Worker(facts)) => Content::Worker(WorkerFacts {
@@ -190,6 +191,12 @@ fn ended_cell(wire: pb::CellEnd) -> Result<EndedCell, WireError> {
     let stopped = convert::stopped(&wire)?;
     let (hash, outcome) = wire.try_into()?;
     Ok(EndedCell { hash, outcome, stopped })
+}
+
+/// A sample with what its agent saw around it.
+fn sample(wire: pb::Sample, telemetry: Option<pb::Telemetry>) -> Result<Sample, WireError> {
+    let telemetry = telemetry.map(Telemetry::try_from).transpose()?.map(Box::new);
+    Ok(Sample { telemetry, ..wire.try_into()? })
 }
 
 /// The end of a lease's records.

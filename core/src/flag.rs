@@ -25,11 +25,37 @@ pub enum Flag {
     FasterThanPhysics,
     /// Trials on other devices of the machine may have run at the same time.
     SharedHost,
+    /// The device's hardware slowed it down: heat, or a signal from its power supply.
+    HardwareSlowdown,
+    /// Another program computed on the device.
+    ForeignProcess,
+    /// The driver slowed the device down because of heat.
+    ThermalThrottling,
+    /// The device's clock was not steady.
+    UnsteadyClock,
+    /// The device's clock was lower than it usually is.
+    SlowClock,
+    /// The device was about to become too hot.
+    NearHeatLimit,
+    /// Other programs kept the host busy.
+    BusyHost,
+    /// The device's bus used fewer lanes than it has.
+    NarrowBus,
+    /// The host ran on its battery.
+    OnBattery,
+    /// The host saved power.
+    LowPowerMode,
+    /// The device kept the clock of others in its group.
+    SyncBoost,
+    /// The device waited for the host.
+    HostBound,
+    /// A source of telemetry could not be read any more.
+    TelemetryLost,
 }
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 22] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -39,10 +65,23 @@ impl Flag {
         Self::ThreadsOverridden,
         Self::FasterThanPhysics,
         Self::SharedHost,
+        Self::HardwareSlowdown,
+        Self::ForeignProcess,
+        Self::ThermalThrottling,
+        Self::UnsteadyClock,
+        Self::SlowClock,
+        Self::NearHeatLimit,
+        Self::BusyHost,
+        Self::NarrowBus,
+        Self::OnBattery,
+        Self::LowPowerMode,
+        Self::SyncBoost,
+        Self::HostBound,
+        Self::TelemetryLost,
     ];
 
     /// The name in the database, exports and reports.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::SyntheticWeights => "synthetic_weights",
             Self::SimdBelowCpu => "simd_below_cpu",
@@ -53,6 +92,19 @@ impl Flag {
             Self::ThreadsOverridden => "threads_overridden",
             Self::FasterThanPhysics => "faster_than_physics",
             Self::SharedHost => "shared_host",
+            Self::HardwareSlowdown => "hardware_slowdown",
+            Self::ForeignProcess => "foreign_process",
+            Self::ThermalThrottling => "thermal_throttling",
+            Self::UnsteadyClock => "unsteady_clock",
+            Self::SlowClock => "slow_clock",
+            Self::NearHeatLimit => "near_heat_limit",
+            Self::BusyHost => "busy_host",
+            Self::NarrowBus => "narrow_bus",
+            Self::OnBattery => "on_battery",
+            Self::LowPowerMode => "low_power_mode",
+            Self::SyncBoost => "sync_boost",
+            Self::HostBound => "host_bound",
+            Self::TelemetryLost => "telemetry_lost",
         }
     }
 
@@ -68,6 +120,21 @@ impl Flag {
             Self::ThreadsOverridden => "thread count chosen in the scenario, not one per physical core",
             Self::FasterThanPhysics => "faster than any memory can deliver the weights: kept, not charted",
             Self::SharedHost => "trials on other devices of the machine may have run at the same time",
+            Self::HardwareSlowdown => "the hardware slowed the device down for heat or power: kept, not counted",
+            Self::ForeignProcess => "another program computed on the device: kept, not counted",
+            Self::ThermalThrottling => {
+                "the driver slowed the device down because of heat for more than 1 % of the time"
+            }
+            Self::UnsteadyClock => "the device's clock varied by more than 3 % (standard deviation over mean)",
+            Self::SlowClock => "the device's clock was below 97 % of what it was in the last 30 days",
+            Self::NearHeatLimit => "the device was within 5 °C of the temperature at which it slows itself down",
+            Self::BusyHost => "programs other than the worker took more than half a core",
+            Self::NarrowBus => "the device's bus used fewer lanes than it has",
+            Self::OnBattery => "the machine ran on its battery",
+            Self::LowPowerMode => "the machine was set to save power at the cost of speed",
+            Self::SyncBoost => "the device kept the clock of other devices in its group",
+            Self::HostBound => "the device had nothing to do for part of the time: it waited for the host",
+            Self::TelemetryLost => "a source of telemetry failed: what it would tell is missing, not zero",
         }
     }
 }

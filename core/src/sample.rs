@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::cell::CellHash;
 use crate::digest::Digest;
 use crate::flag::Flags;
+use crate::telemetry::Telemetry;
 use crate::trial::Epoch;
 use crate::workload::Workload;
 
@@ -64,6 +65,8 @@ pub struct Sample {
     pub threads: u32,
     /// What must be said beside its numbers.
     pub flags: Flags,
+    /// What its surroundings were like; `None` where nobody watched. Added by the agent.
+    pub telemetry: Option<Box<Telemetry>>,
 }
 
 /// A sample that breaks a rule: it is kept apart with the reason, never charted.
@@ -238,6 +241,7 @@ pub(crate) mod tests {
             peak_rss_bytes: None,
             threads: 2,
             flags: Flags::new(),
+            telemetry: None,
         }
     }
 

@@ -17,6 +17,7 @@ use regatta_core::policy::{Exclusive, Passes, Policy, Warmup};
 use regatta_core::roofline::peaks::Number;
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::scenario::ScenarioBundle;
+use regatta_core::telemetry::{Pcie, Spread, Telemetry, Throttled};
 use regatta_core::trial::{Epoch, Group, Trial, TrialCell};
 use regatta_core::workload::{Kind, Prompt, Workload};
 
@@ -373,8 +374,132 @@ impl TryFrom<pb::Sample> for Sample {
             peak_rss_bytes: wire.peak_rss_bytes,
             threads: wire.threads,
             flags: wire.flags.iter().map(|flag| parse("sample.flags", flag)).collect::<Result<_, _>>()?,
+            telemetry: None,
         })
     }
+}
+
+impl From<&Telemetry> for pb::Telemetry {
+    fn from(telemetry: &Telemetry) -> Self {
+        let spread = |spread: Spread| pb::Spread { min: spread.min, median: spread.median, max: spread.max };
+        let throttled = &telemetry.throttled_ns;
+        Self {
+            window_ns: telemetry.window_ns,
+            readings: telemetry.readings,
+            lost: telemetry.lost.clone(),
+            load_by_others: telemetry.load_by_others,
+            cpu_mhz: telemetry.cpu_mhz.map(spread),
+            cpu_temperature_c: telemetry.cpu_temperature_c,
+            governor: telemetry.governor.clone(),
+            on_battery: telemetry.on_battery,
+            low_power_mode: telemetry.low_power_mode,
+            clock_mhz: telemetry.clock_mhz.map(spread),
+            clock_cv: telemetry.clock_cv,
+            memory_clock_mhz: telemetry.memory_clock_mhz.map(spread),
+            power_w: telemetry.power_w,
+            energy_mj: telemetry.energy_mj,
+            temperature_c: telemetry.temperature_c,
+            temperature_limit_c: telemetry.temperature_limit_c,
+            throttled: Some(pb::Throttled {
+                hw_thermal_ns: throttled.hw_thermal,
+                hw_power_brake_ns: throttled.hw_power_brake,
+                hw_slowdown_ns: throttled.hw_slowdown,
+                sw_thermal_ns: throttled.sw_thermal,
+                sw_power_cap_ns: throttled.sw_power_cap,
+                sync_boost_ns: throttled.sync_boost,
+            }),
+            idle_share: telemetry.idle_share,
+            memory_used_bytes: telemetry.memory_used_bytes,
+            memory_baseline_bytes: telemetry.memory_baseline_bytes,
+            own_memory_bytes: telemetry.own_memory_bytes,
+            foreign_processes: telemetry.foreign_processes,
+            pcie: telemetry.pcie.map(|pcie| pb::Pcie {
+                generation: pcie.generation,
+                max_generation: pcie.max_generation,
+                width: pcie.width,
+                max_width: pcie.max_width,
+            }),
+        }
+    }
+}
+
+impl TryFrom<pb::Telemetry> for Telemetry {
+    type Error = WireError;
+
+    fn try_from(wire: pb::Telemetry) -> Result<Self, WireError> {
+        if wire.lost.len() > MAX_LOST {
+            return Err(invalid(
+                "telemetry.lost",
+                format!("{} sources, at most {MAX_LOST} are taken", wire.lost.len()),
+            ));
+        }
+        wire.lost.iter().chain(&wire.governor).try_for_each(|text| short("telemetry", text))?;
+        let throttled = wire.throttled.unwrap_or_default();
+        Ok(Self {
+            window_ns: wire.window_ns,
+            readings: wire.readings,
+            lost: wire.lost,
+            load_by_others: finite("telemetry.load_by_others", wire.load_by_others)?,
+            cpu_mhz: spread("telemetry.cpu_mhz", wire.cpu_mhz)?,
+            cpu_temperature_c: finite("telemetry.cpu_temperature_c", wire.cpu_temperature_c)?,
+            governor: wire.governor,
+            on_battery: wire.on_battery,
+            low_power_mode: wire.low_power_mode,
+            clock_mhz: spread("telemetry.clock_mhz", wire.clock_mhz)?,
+            clock_cv: finite("telemetry.clock_cv", wire.clock_cv)?,
+            memory_clock_mhz: spread("telemetry.memory_clock_mhz", wire.memory_clock_mhz)?,
+            power_w: finite("telemetry.power_w", wire.power_w)?,
+            energy_mj: wire.energy_mj,
+            temperature_c: finite("telemetry.temperature_c", wire.temperature_c)?,
+            temperature_limit_c: finite("telemetry.temperature_limit_c", wire.temperature_limit_c)?,
+            throttled_ns: Throttled {
+                hw_thermal: throttled.hw_thermal_ns,
+                hw_power_brake: throttled.hw_power_brake_ns,
+                hw_slowdown: throttled.hw_slowdown_ns,
+                sw_thermal: throttled.sw_thermal_ns,
+                sw_power_cap: throttled.sw_power_cap_ns,
+                sync_boost: throttled.sync_boost_ns,
+            },
+            idle_share: finite("telemetry.idle_share", wire.idle_share)?,
+            memory_used_bytes: wire.memory_used_bytes,
+            memory_baseline_bytes: wire.memory_baseline_bytes,
+            own_memory_bytes: wire.own_memory_bytes,
+            foreign_processes: wire.foreign_processes,
+            pcie: wire.pcie.map(|pcie| Pcie {
+                generation: pcie.generation,
+                max_generation: pcie.max_generation,
+                width: pcie.width,
+                max_width: pcie.max_width,
+            }),
+        })
+    }
+}
+
+/// Sources of telemetry that one machine can have lost.
+const MAX_LOST: usize = 16;
+
+/// The longest name in telemetry, in bytes.
+const MAX_NAME: usize = 64;
+
+fn short(field: &'static str, text: &str) -> Result<(), WireError> {
+    let clean = !text.chars().any(regatta_core::id::is_unprintable);
+    let is_name = text.len() <= MAX_NAME && clean;
+    if is_name {
+        Ok(())
+    } else {
+        Err(invalid(field, format!("a name of more than {MAX_NAME} bytes, or not printable")))
+    }
+}
+
+/// Numbers that JSON has a way to write.
+fn finite(field: &'static str, value: Option<f64>) -> Result<Option<f64>, WireError> {
+    if value.is_none_or(f64::is_finite) { Ok(value) } else { Err(invalid(field, "not a finite number")) }
+}
+
+fn spread(field: &'static str, wire: Option<pb::Spread>) -> Result<Option<Spread>, WireError> {
+    let Some(pb::Spread { min, median, max }) = wire else { return Ok(None) };
+    [min, median, max].into_iter().try_for_each(|value| finite(field, Some(value)).map(drop))?;
+    Ok(Some(Spread { min, median, max }))
 }
 
 /// How a cell ended, for the wire.
@@ -491,6 +616,7 @@ mod tests {
             peak_rss_bytes: Some(14),
             threads: 2,
             flags: regatta_core::flag::Flag::ALL.into_iter().collect(),
+            telemetry: None,
         }
     }
 
@@ -504,6 +630,62 @@ mod tests {
         let mut wire = pb::Sample::from(&sample());
         wire.cell_hash.pop();
         assert!(Sample::try_from(wire).unwrap_err().to_string().contains("sample.cell_hash"));
+    }
+
+    fn telemetry() -> Telemetry {
+        let spread = |min: f64| Some(Spread { min, median: min + 1.0, max: min + 2.0 });
+        Telemetry {
+            window_ns: 1,
+            readings: 2,
+            lost: vec!["nvml".to_owned()],
+            load_by_others: Some(3.5),
+            cpu_mhz: spread(4.0),
+            cpu_temperature_c: Some(5.0),
+            governor: Some("performance".to_owned()),
+            on_battery: Some(false),
+            low_power_mode: Some(true),
+            clock_mhz: spread(6.0),
+            clock_cv: Some(0.7),
+            memory_clock_mhz: spread(8.0),
+            power_w: Some(9.0),
+            energy_mj: Some(10),
+            temperature_c: Some(11.0),
+            temperature_limit_c: Some(12.0),
+            throttled_ns: Throttled {
+                hw_thermal: Some(13),
+                hw_power_brake: Some(14),
+                hw_slowdown: Some(15),
+                sw_thermal: Some(16),
+                sw_power_cap: Some(17),
+                sync_boost: Some(0),
+            },
+            idle_share: Some(0.0),
+            memory_used_bytes: Some(18),
+            memory_baseline_bytes: Some(19),
+            own_memory_bytes: Some(20),
+            foreign_processes: Some(0),
+            pcie: Some(Pcie { generation: 21, max_generation: 22, width: 23, max_width: 24 }),
+        }
+    }
+
+    #[test]
+    fn telemetry_survives_the_wire_and_what_is_absent_stays_absent() {
+        for telemetry in [telemetry(), Telemetry::default()] {
+            assert_eq!(Telemetry::try_from(pb::Telemetry::from(&telemetry)), Ok(telemetry));
+        }
+    }
+
+    #[test]
+    fn telemetry_that_can_not_be_stored_names_the_field() {
+        let refused = |change: fn(&mut Telemetry)| {
+            let mut telemetry = telemetry();
+            change(&mut telemetry);
+            Telemetry::try_from(pb::Telemetry::from(&telemetry)).unwrap_err().to_string()
+        };
+        assert!(refused(|t| t.power_w = Some(f64::NAN)).contains("telemetry.power_w: not a finite number"));
+        assert!(refused(|t| t.clock_mhz.as_mut().unwrap().max = f64::INFINITY).contains("telemetry.clock_mhz"));
+        assert!(refused(|t| t.governor = Some("x".repeat(65))).contains("more than 64 bytes"));
+        assert!(refused(|t| t.lost = vec![String::new(); 17]).contains("17 sources, at most 16"));
     }
 
     #[test]

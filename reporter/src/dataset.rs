@@ -11,6 +11,7 @@ use regatta_core::device::Device;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::passes::Stopped;
+use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey};
 use regatta_core::trial::Epoch;
@@ -111,11 +112,16 @@ pub struct CellResult {
     pub ceiling: Ceiling,
     /// Valid samples of the epoch that counts, by repetition.
     pub samples: Vec<Sample>,
+    /// Others of that epoch whose surroundings forbid to count them: shown, never counted.
+    pub unfit: Vec<Sample>,
     /// Valid samples of earlier leases: kept, never counted.
     pub superseded: Vec<Sample>,
     /// Samples that break a rule: named, never counted.
     pub rejected: Vec<Rejected>,
 }
+
+/// The state of a cell that ended well and has no repetition that may be counted.
+pub const INVALID: &str = "invalid";
 
 /// What is known of the worker process that measured a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -140,8 +146,8 @@ pub struct Rejected {
 }
 
 impl CellResult {
-    /// Sorts `samples` into those that count (of lease `epoch`, else of the newest), those of other leases and those
-    /// that break a rule.
+    /// Sorts `samples` into those that count (of lease `epoch`, else of the newest), those that would but for their
+    /// surroundings, those of other leases and those that break a rule.
     pub fn new(cell: Cell, outcome: Option<Outcome>, epoch: Option<Epoch>, samples: Vec<Sample>) -> Self {
         let hash = cell.hash();
         let workload = Arc::clone(&cell.workload);
@@ -156,6 +162,7 @@ impl CellResult {
             facts: None,
             ceiling: Ceiling::default(),
             samples: vec![],
+            unfit: vec![],
             superseded: vec![],
             rejected: vec![],
         };
@@ -164,12 +171,14 @@ impl CellResult {
             let SampleKey { epoch, repetition, .. } = sample.key;
             match sample.check(&workload) {
                 Err(e) => result.reject(epoch, Some(repetition), e.to_string()),
-                Ok(()) if Some(epoch) == counted => result.samples.push(sample),
-                Ok(()) => result.superseded.push(sample),
+                Ok(()) if Some(epoch) != counted => result.superseded.push(sample),
+                Ok(()) if Quality::of(&sample.flags).counts() => result.samples.push(sample),
+                Ok(()) => result.unfit.push(sample),
             }
         }
-        result.samples.sort_by(|a, b| a.key.cmp(&b.key));
-        result.superseded.sort_by(|a, b| a.key.cmp(&b.key));
+        for list in [&mut result.samples, &mut result.unfit, &mut result.superseded] {
+            list.sort_by(|a, b| a.key.cmp(&b.key));
+        }
         result
     }
 
@@ -183,9 +192,9 @@ impl CellResult {
         self.skews.get(&(sample.key.epoch, sample.key.repetition)).copied()
     }
 
-    /// Flags of any counted repetition, and what is told only by its device's peak.
+    /// Flags of any repetition of the lease that counts, and what is told only by its device's peak.
     pub fn flags(&self) -> Flags {
-        self.samples.iter().flat_map(|sample| self.flags_of(sample)).collect()
+        self.samples.iter().chain(&self.unfit).flat_map(|sample| self.flags_of(sample)).collect()
     }
 
     /// Flags of one repetition: those it came with, and what is told only by its device's peak.
@@ -211,6 +220,17 @@ impl CellResult {
         self.ceiling.utilisation(&self.cell, sample, weight_bytes)
     }
 
+    /// Every sample that keeps the rules, with whether it counts.
+    pub fn measured(&self) -> impl Iterator<Item = (&Sample, bool)> {
+        let kept = self.unfit.iter().chain(&self.superseded);
+        self.samples.iter().map(|sample| (sample, true)).chain(kept.map(|sample| (sample, false)))
+    }
+
+    /// Whether none of its repetitions may be counted because of their surroundings.
+    fn is_unfit(&self) -> bool {
+        self.samples.is_empty() && !self.unfit.is_empty()
+    }
+
     /// Whether all of its repetitions were measured and are possible, so that its numbers may be charted.
     pub fn is_ok(&self) -> bool {
         self.outcome == Some(Outcome::Ok) && !self.samples.is_empty() && !self.is_impossible()
@@ -224,8 +244,9 @@ impl CellResult {
     pub fn state(&self) -> &'static str {
         match &self.outcome {
             Some(Outcome::Ok) if self.is_impossible() => Flag::FasterThanPhysics.as_str(),
+            Some(Outcome::Ok) if self.is_unfit() => INVALID,
             Some(outcome) => outcome.state(),
-            None if self.samples.is_empty() => "waiting",
+            None if self.samples.is_empty() && self.unfit.is_empty() => "waiting",
             None => "measuring",
         }
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use regatta_core::metrics::Metrics;
 pub use regatta_core::ranks::{Interval, MIN_FOR_CI, median, median_interval, percentile, sorted};
 use regatta_core::sample::Sample;
+use regatta_core::telemetry::Telemetry;
 use serde::Serialize;
 
 /// Times between tokens below this count give no 99th percentile: it would be the maximum by another name.
@@ -142,12 +143,17 @@ pub struct Repetition {
     pub load_ms: f64,
     /// Largest resident memory of the worker, in MiB.
     pub peak_rss_mib: Option<f64>,
+    /// Device memory that the worker needed at most, in MiB.
+    pub device_memory_mib: Option<f64>,
+    /// Energy for each generated token, in joules.
+    pub joules_per_token: Option<f64>,
 }
 
 impl Repetition {
     /// Derives the numbers of one sample that has passed its check.
     pub fn of(sample: &Sample) -> Self {
         let metrics = Metrics::of(sample);
+        let telemetry = sample.telemetry.as_deref();
         Self {
             ttft_ms: metrics.ttft_ns.map(ms),
             prefill_rate: metrics.prefill_rate,
@@ -156,7 +162,9 @@ impl Repetition {
             itl: Intervals::of(metrics.itl_ns.iter().copied().map(ms)),
             end_to_end_ms: ms(metrics.end_to_end_ns),
             load_ms: ms(sample.load_ns),
-            peak_rss_mib: sample.peak_rss_bytes.map(|bytes| bytes as f64 / BYTES_PER_MIB),
+            peak_rss_mib: sample.peak_rss_bytes.map(mib),
+            device_memory_mib: telemetry.and_then(Telemetry::device_memory_bytes).map(mib),
+            joules_per_token: telemetry.and_then(|t| t.joules_per_token(sample.output.len() as u64)),
         }
     }
 }
@@ -184,6 +192,10 @@ pub struct CellStats {
     pub load_ms: Option<Summary>,
     /// Largest resident memory of the worker, in MiB.
     pub peak_rss_mib: Option<f64>,
+    /// Device memory that the worker needed at most, in MiB.
+    pub device_memory_mib: Option<f64>,
+    /// Energy for each generated token, in joules.
+    pub joules_per_token: Option<Summary>,
 }
 
 impl CellStats {
@@ -212,6 +224,8 @@ impl CellStats {
             itl_ms: Intervals::of(all_itl),
             load_ms: summary(&processes, |r| Some(r.load_ms)),
             peak_rss_mib: reps().filter_map(|r| r.peak_rss_mib).reduce(f64::max),
+            device_memory_mib: reps().filter_map(|r| r.device_memory_mib).reduce(f64::max),
+            joules_per_token: summary(&processes, |r| r.joules_per_token),
         }
     }
 }
@@ -222,6 +236,10 @@ fn summary(processes: &[Vec<Repetition>], of: fn(&Repetition) -> Option<f64>) ->
         return Summary::of(single.iter().filter_map(of)).map(|summary| Summary { ci: None, ..summary });
     }
     Summary::of(processes.iter().filter_map(|reps| median(&sorted(reps.iter().filter_map(of)))))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / BYTES_PER_MIB
 }
 
 /// Nanoseconds as milliseconds.

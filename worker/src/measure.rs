@@ -341,6 +341,7 @@ fn sample(
         peak_rss_bytes: process::peak_rss(),
         threads: conditions.threads,
         flags,
+        telemetry: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod command;
 #[cfg(test)]
 mod faults;
 mod fixtures;
+mod overhead;
 mod parity;
 mod setup;
 
@@ -23,7 +24,7 @@ usage: cargo xtask COMMAND [--no-install]
 
   demo     build, run scenarios/demo.toml on this machine, and say where the report is
   test     check format and lints, run all tests
-  bench    run the benchmarks
+  bench    run the benchmarks; `bench telemetry --pairs N` (20): what telemetry costs, on a quiet machine
   chaos    kill, stop and cut a fleet at random: --seeds N (200), --from S (0)
   parity   llama-bench against prefill and decode, in turns: --pairs N (10)
   setup    only find and install what the build needs
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => demo(install, rest),
         ["test"] => test(install),
         ["bench"] => bench(install),
+        ["bench", "telemetry", rest @ ..] => bench_telemetry(install, rest),
         ["chaos", rest @ ..] => chaos(install, rest),
         ["parity", rest @ ..] => parity(install, rest),
         ["setup"] => setup::run(install, &setup::BUILD),
@@ -128,6 +130,21 @@ fn parity(install: bool, arguments: &[&str]) -> Result<(), Failure> {
     setup::run(install, &setup::FIXTURES)?;
     build()?;
     parity::run(&program("regatta"), pairs)
+}
+
+/// What telemetry costs a real model's decode rate.
+fn bench_telemetry(install: bool, arguments: &[&str]) -> Result<(), Failure> {
+    let pairs = match arguments {
+        [] => Some(overhead::PAIRS),
+        ["--pairs", number] => number.parse().ok().filter(|pairs| *pairs >= overhead::MIN_PAIRS),
+        _ => None,
+    };
+    let usage = format!("bench telemetry {}: use --pairs N, {} at least", arguments.join(" "), overhead::MIN_PAIRS);
+    let pairs = pairs.ok_or(Failure(usage))?;
+    setup::run(install, &setup::BUILD)?;
+    setup::run(install, &setup::FIXTURES)?;
+    build()?;
+    overhead::run(&fixtures::smollm2()?, pairs)
 }
 
 /// One run of a fleet under random faults for each seed. Its workers have the scripted engine only.

@@ -20,6 +20,9 @@ use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
+use regatta_core::flag::{Flag, Flags};
+use regatta_core::quality;
+use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::{Epoch, Trial};
 use regatta_proto::convert::{cell_end, measured_cell_end};
 use regatta_proto::frame::FrameError;
@@ -37,6 +40,7 @@ use crate::config::Timing;
 use crate::process::{Process, Surroundings};
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{SpoolError, TrialKey};
+use crate::telemetry::{Recorder, Watch};
 use crate::workers::{self, Worker};
 
 /// How a running trial is told to stop. Later ones outrank earlier ones.
@@ -69,6 +73,9 @@ pub(crate) struct Context {
     pub(crate) spool: SpoolHandle,
     pub(crate) lease: Lease,
     pub(crate) barriers: Barriers,
+    pub(crate) telemetry: Recorder,
+    /// What every sample must say.
+    pub(crate) conditions: Flags,
     /// For live views. Full means that nobody looks: what doesn't fit is dropped.
     pub(crate) progress: mpsc::Sender<pb::Progress>,
     pub(crate) timing: Timing,
@@ -78,7 +85,8 @@ pub(crate) struct Context {
 pub(crate) async fn run(context: &Context, trial: Trial, epoch: Epoch, stop: watch::Receiver<Stop>) -> End {
     let key = TrialKey { trial: trial.id.clone(), epoch };
     let course = Course::new(&trial);
-    let mut run = Run { context, trial, key, stop, course, began: Instant::now(), has_facts: false };
+    let began = Instant::now();
+    let mut run = Run { context, trial, key, stop, course, began, has_facts: false, watch: None };
     let end = match run.measure().await {
         Ok(()) => End::Finished,
         Err(Released(reason)) => End::Released(reason),
@@ -121,6 +129,8 @@ struct Run<'c> {
     began: Instant,
     /// Whether the first record, about the worker, is written.
     has_facts: bool,
+    /// The view of the device while there is a worker.
+    watch: Option<Watch>,
 }
 
 impl Run<'_> {
@@ -193,6 +203,8 @@ impl Run<'_> {
     /// One worker process, from its start to its end.
     async fn pass(&mut self, worker: &Worker, ready: &Ready) -> Result<PassEnd, Released> {
         self.progress(None, "loading", 0, 0.0);
+        // Before the worker is there, for what is in use without it.
+        let mut watch = self.context.telemetry.watch(self.trial.device).await;
         let mut process = match self.context.surroundings.start(&worker.path, &["run"]) {
             Ok(process) => process,
             Err(error) => {
@@ -201,7 +213,11 @@ impl Run<'_> {
             }
         };
         tracing::debug!(trial = %self.key, pid = process.id(), worker = %worker.path.display(), "started a worker");
-        let (phase, heard) = self.listen(worker, ready, &mut process).await?;
+        watch.worker(process.id());
+        self.watch = Some(watch);
+        let heard = self.listen(worker, ready, &mut process).await;
+        self.watch = None;
+        let (phase, heard) = heard?;
         let loading = phase == Phase::Loading;
         match heard {
             Heard::Everything => {
@@ -329,7 +345,8 @@ impl Run<'_> {
             Step::Sample { cell, sample, measured, repetitions, decode_rate, last } => {
                 self.course.add(&measured);
                 clock.repetition_over(self.context.timing.repetition);
-                if let Some(cut) = self.write_sample(*sample).await? {
+                let telemetry = self.look_back(&sample).await;
+                if let Some(cut) = self.write_sample(*sample, telemetry).await? {
                     return Ok(Some(Heard::Cut(cut)));
                 }
                 self.progress(Some(cell), "measuring", repetitions, decode_rate);
@@ -410,9 +427,19 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// What was seen while this sample, which has just arrived, was measured.
+    async fn look_back(&self, sample: &pb::Sample) -> Option<Telemetry> {
+        let duration_ns = sample.times.as_ref()?.end_ns;
+        self.watch.as_ref()?.repetition(duration_ns).await
+    }
+
     /// Spools a sample; one that is too large for any message is the worker's fault.
-    async fn write_sample(&mut self, sample: pb::Sample) -> Result<Option<Cut>, Released> {
-        let record = encode(trial_record::Record::Sample(sample));
+    async fn write_sample(
+        &mut self,
+        sample: pb::Sample,
+        telemetry: Option<Telemetry>,
+    ) -> Result<Option<Cut>, Released> {
+        let record = sample_record(sample, telemetry.as_ref(), &self.context.conditions);
         if record.len() > crate::spool::MAX_RECORD {
             return Ok(Some(Cut::Violation(format!("a sample of {} bytes", record.len()))));
         }
@@ -630,8 +657,21 @@ fn to_worker(message: to_worker::Message) -> pb::ToWorker {
     pb::ToWorker { message: Some(message) }
 }
 
+/// A sample with what was seen around it, and with the flags that follow from that and from `conditions`.
+fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, conditions: &Flags) -> Vec<u8> {
+    let mut flags = conditions.clone();
+    if let Some(telemetry) = telemetry {
+        // The agent has no history to compare clocks with.
+        flags.extend(quality::classify(telemetry, None).flags());
+        flags.extend((!telemetry.lost.is_empty()).then_some(Flag::TelemetryLost));
+    }
+    sample.flags.extend(flags.into_iter().map(|flag| flag.to_string()));
+    let record = Some(trial_record::Record::Sample(sample));
+    pb::TrialRecord { record, telemetry: telemetry.map(Into::into) }.encode_to_vec()
+}
+
 fn encode(record: trial_record::Record) -> Vec<u8> {
-    pb::TrialRecord { record: Some(record) }.encode_to_vec()
+    pb::TrialRecord { record: Some(record), telemetry: None }.encode_to_vec()
 }
 
 #[cfg(unix)]

@@ -106,6 +106,8 @@ impl Scripted {
             spool: SpoolHandle::new(spool),
             lease: self.lease.clone(),
             barriers: self.barriers.clone(),
+            telemetry: Recorder::off(),
+            conditions: Flags::new(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),
         })

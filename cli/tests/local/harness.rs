@@ -82,8 +82,12 @@ impl Home {
 
     /// Starts `regatta … --json`, for reading its events.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
-        let mut child =
-            self.command(arguments).arg("--json").stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        Self::read_events(self.command(arguments))
+    }
+
+    /// Starts a command with `--json`, for reading its events.
+    pub(crate) fn read_events(mut command: Command) -> Running {
+        let mut child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let watchdog = Watchdog::on(&child);
         let lines = BufReader::new(child.stdout.take().unwrap());
         Running { child, lines, watchdog }

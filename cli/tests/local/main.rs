@@ -16,3 +16,5 @@ mod imports;
 mod passes;
 #[cfg(test)]
 mod services;
+#[cfg(test)]
+mod telemetry;

@@ -8,10 +8,11 @@ use regatta_core::cell::CellHash;
 use regatta_core::digest::Digest;
 use regatta_core::flag::Flags;
 use regatta_core::sample::{Sample, SampleKey, Times};
+use regatta_core::telemetry::Telemetry;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::StoreError;
-use crate::row::{Columns, stored, unix_ns, unreadable};
+use crate::row::{Columns, stored, to_json, unix_ns, unreadable};
 
 /// A sample in the types of its columns. Two samples are the same if their rows are.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,8 @@ pub(crate) struct SampleRow {
     pub(crate) peak_rss_bytes: Option<i64>,
     pub(crate) threads: u32,
     pub(crate) flags: String,
+    /// JSON.
+    pub(crate) telemetry: Option<String>,
 }
 
 impl SampleRow {
@@ -61,6 +64,7 @@ impl SampleRow {
             peak_rss_bytes: sample.peak_rss_bytes.map(|bytes| stored("peak_rss_bytes", bytes)).transpose()?,
             threads: sample.threads,
             flags: join_flags(&sample.flags),
+            telemetry: sample.telemetry.as_ref().map(|seen| to_json("telemetry", seen)).transpose()?,
         })
     }
 
@@ -86,6 +90,7 @@ impl SampleRow {
             peak_rss_bytes: row.optional_integer("peak_rss_bytes")?,
             threads: row.unsigned32("threads")?,
             flags: row.text("flags")?,
+            telemetry: row.optional_text("telemetry")?,
         })
     }
 
@@ -116,6 +121,7 @@ impl SampleRow {
             peak_rss_bytes: self.peak_rss_bytes.map(|n| unsigned("samples.peak_rss_bytes", n)).transpose()?,
             threads: self.threads,
             flags: split_flags(&self.flags)?,
+            telemetry: self.telemetry.as_deref().map(telemetry).transpose()?,
         })
     }
 }
@@ -131,6 +137,10 @@ fn digest(bytes: &[u8]) -> Result<Digest, StoreError> {
 
 fn unsigned(column: &str, value: i64) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| unreadable(column, &value))
+}
+
+fn telemetry(text: &str) -> Result<Box<Telemetry>, StoreError> {
+    serde_json::from_str(text).map_err(|error| unreadable("samples.telemetry", &error))
 }
 
 fn join_flags(flags: &Flags) -> String {

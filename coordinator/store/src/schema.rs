@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
     (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
@@ -16,6 +16,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "chain", include_str!("../../../migrations/0005_chain.sql")),
     (6, "kinds", include_str!("../../../migrations/0006_kinds.sql")),
     (7, "canaries_imports", include_str!("../../../migrations/0007_canaries_imports.sql")),
+    (8, "telemetry", include_str!("../../../migrations/0008_telemetry.sql")),
 ];
 
 /// The newest schema version.
@@ -54,6 +55,7 @@ mod tests {
         include_str!("../../../migrations/samples/0005_chain.sql"),
         include_str!("../../../migrations/samples/0006_kinds.sql"),
         include_str!("../../../migrations/samples/0007_canaries_imports.sql"),
+        include_str!("../../../migrations/samples/0008_telemetry.sql"),
     ];
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {

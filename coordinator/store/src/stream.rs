@@ -254,8 +254,8 @@ pub(crate) async fn insert_samples(
     static INSERT: Statements = Statements::new(|| {
         let columns = "run_id, cell_hash, epoch, repetition, started_at_unix_ns, tokenized_ns, prefill_start_ns,
             prefill_done_ns, token_times, end_ns, prompt_tokens, prompt_digest, batch, output, load_ns,
-            first_repetition_ns, warmup_repetitions, peak_rss_bytes, threads, flags";
-        statements(&format!("INSERT INTO samples ({columns})"), 20, " ON CONFLICT DO NOTHING")
+            first_repetition_ns, warmup_repetitions, peak_rss_bytes, threads, flags, telemetry";
+        statements(&format!("INSERT INTO samples ({columns})"), 21, " ON CONFLICT DO NOTHING")
     });
     let bound = |(size, piece): (usize, &[(&RunId, &SampleRow)])| {
         piece.iter().fold(sqlx::query(INSERT[size].as_str()), |query, (run, row)| bind_sample(query, run, row))
@@ -295,4 +295,5 @@ fn bind_sample<'q>(query: Query<'q>, run: &RunId, row: &SampleRow) -> Query<'q> 
         .bind(row.peak_rss_bytes)
         .bind(row.threads)
         .bind(row.flags.as_str())
+        .bind(row.telemetry.as_deref())
 }

@@ -279,7 +279,7 @@ pub(crate) fn batch(trial: &str, epoch: u32, first_seq: u64, records: &[Vec<u8>]
 }
 
 pub(crate) fn record(record: Record) -> Vec<u8> {
-    pb::TrialRecord { record: Some(record) }.encode_to_vec()
+    pb::TrialRecord { record: Some(record), telemetry: None }.encode_to_vec()
 }
 
 pub(crate) fn sample(cell_hash: &[u8], epoch: u32, repetition: u32) -> pb::Sample {

@@ -243,6 +243,123 @@ pub struct Sample {
     #[prost(string, repeated, tag = "15")]
     pub flags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// What the surroundings of one repetition were like. Absent: no source told; never zero in its place.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Telemetry {
+    /// Length of the window, in nanoseconds.
+    #[prost(uint64, tag = "1")]
+    pub window_ns: u64,
+    /// Readings within it.
+    #[prost(uint32, tag = "2")]
+    pub readings: u32,
+    /// Sources that had been there and could not be read any more, by name.
+    #[prost(string, repeated, tag = "3")]
+    pub lost: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Load by everything but the worker process, in cores.
+    #[prost(double, optional, tag = "4")]
+    pub load_by_others: ::core::option::Option<f64>,
+    /// Clock of the host's processors, mean over cores, in MHz.
+    #[prost(message, optional, tag = "5")]
+    pub cpu_mhz: ::core::option::Option<Spread>,
+    /// Temperature of the host's processors at most, in degrees Celsius.
+    #[prost(double, optional, tag = "6")]
+    pub cpu_temperature_c: ::core::option::Option<f64>,
+    /// The policy by which the host chooses its processors' clock.
+    #[prost(string, optional, tag = "7")]
+    pub governor: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether the host ran on its battery at any time.
+    #[prost(bool, optional, tag = "8")]
+    pub on_battery: ::core::option::Option<bool>,
+    /// Whether the host saved power at the cost of speed at any time.
+    #[prost(bool, optional, tag = "9")]
+    pub low_power_mode: ::core::option::Option<bool>,
+    /// Clock of the device's compute units, in MHz.
+    #[prost(message, optional, tag = "10")]
+    pub clock_mhz: ::core::option::Option<Spread>,
+    /// Standard deviation of that clock in relation to its mean.
+    #[prost(double, optional, tag = "11")]
+    pub clock_cv: ::core::option::Option<f64>,
+    /// Clock of the device's memory, in MHz.
+    #[prost(message, optional, tag = "12")]
+    pub memory_clock_mhz: ::core::option::Option<Spread>,
+    /// What the device drew on average, in watts.
+    #[prost(double, optional, tag = "13")]
+    pub power_w: ::core::option::Option<f64>,
+    /// What it drew in all, in millijoules. Only for windows of ten seconds and longer.
+    #[prost(uint64, optional, tag = "14")]
+    pub energy_mj: ::core::option::Option<u64>,
+    /// Its temperature at most, in degrees Celsius.
+    #[prost(double, optional, tag = "15")]
+    pub temperature_c: ::core::option::Option<f64>,
+    /// The temperature at which it slows itself down, in degrees Celsius.
+    #[prost(double, optional, tag = "16")]
+    pub temperature_limit_c: ::core::option::Option<f64>,
+    #[prost(message, optional, tag = "17")]
+    pub throttled: ::core::option::Option<Throttled>,
+    /// Share of the readings at which it had nothing to do, 0 to 1.
+    #[prost(double, optional, tag = "18")]
+    pub idle_share: ::core::option::Option<f64>,
+    /// Its memory in use by anybody at most, in bytes.
+    #[prost(uint64, optional, tag = "19")]
+    pub memory_used_bytes: ::core::option::Option<u64>,
+    /// Its memory in use before the worker process was started, in bytes.
+    #[prost(uint64, optional, tag = "20")]
+    pub memory_baseline_bytes: ::core::option::Option<u64>,
+    /// Its memory in use by the worker process at most, in bytes.
+    #[prost(uint64, optional, tag = "21")]
+    pub own_memory_bytes: ::core::option::Option<u64>,
+    /// Processes that computed on it and are not the worker, at most.
+    #[prost(uint32, optional, tag = "22")]
+    pub foreign_processes: ::core::option::Option<u32>,
+    /// Its bus.
+    #[prost(message, optional, tag = "23")]
+    pub pcie: ::core::option::Option<Pcie>,
+}
+/// The smallest, the middle and the largest of some values.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Spread {
+    #[prost(double, tag = "1")]
+    pub min: f64,
+    #[prost(double, tag = "2")]
+    pub median: f64,
+    #[prost(double, tag = "3")]
+    pub max: f64,
+}
+/// How long a device was slowed down, in nanoseconds, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Throttled {
+    /// By its hardware, because of heat.
+    #[prost(uint64, optional, tag = "1")]
+    pub hw_thermal_ns: ::core::option::Option<u64>,
+    /// By its hardware, on a signal from the power supply.
+    #[prost(uint64, optional, tag = "2")]
+    pub hw_power_brake_ns: ::core::option::Option<u64>,
+    /// By its hardware, for either reason.
+    #[prost(uint64, optional, tag = "3")]
+    pub hw_slowdown_ns: ::core::option::Option<u64>,
+    /// By its driver, because of heat.
+    #[prost(uint64, optional, tag = "4")]
+    pub sw_thermal_ns: ::core::option::Option<u64>,
+    /// By its driver, to stay below its power limit.
+    #[prost(uint64, optional, tag = "5")]
+    pub sw_power_cap_ns: ::core::option::Option<u64>,
+    /// To keep the clock of other devices in its group.
+    #[prost(uint64, optional, tag = "6")]
+    pub sync_boost_ns: ::core::option::Option<u64>,
+}
+/// The link between a device and its host, as it is and at its best.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pcie {
+    #[prost(uint32, tag = "1")]
+    pub generation: u32,
+    #[prost(uint32, tag = "2")]
+    pub max_generation: u32,
+    /// Lanes.
+    #[prost(uint32, tag = "3")]
+    pub width: u32,
+    #[prost(uint32, tag = "4")]
+    pub max_width: u32,
+}
 /// How a cell ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CellEnd {
@@ -673,8 +790,11 @@ pub struct RecordBatch {
     pub crc32c: u32,
 }
 /// What the spool holds and a batch carries.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrialRecord {
+    /// What the surroundings were like, for a sample whose agent watched them.
+    #[prost(message, optional, tag = "4")]
+    pub telemetry: ::core::option::Option<Telemetry>,
     #[prost(oneof = "trial_record::Record", tags = "1, 2, 3")]
     pub record: ::core::option::Option<trial_record::Record>,
 }

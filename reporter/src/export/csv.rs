@@ -8,7 +8,7 @@
 //! | `kind`, `depth` | of the workload: `generate`, or forward passes alone; tokens in the cache before |
 //! | `prompt_tokens`, `generated_tokens`, `batch` | per sequence; sequences side by side |
 //! | `repetition`, `pass`, `epoch` | from 0, through all passes; the worker process, from 0; the lease |
-//! | `counted` | whether statistics count it: `false` for earlier leases |
+//! | `counted` | whether statistics count it: `false` for earlier leases and for invalid quality |
 //! | `cell_state` | how the cell ended |
 //! | `started_at` | UTC, a label |
 //! | `start_skew_ns` | how far apart the replicas began at most; empty for one by itself and where it is not known |
@@ -19,10 +19,13 @@
 //! | `prompt_digest`, `output_digest` | BLAKE3 over token ids |
 //! | `flags` | separated by spaces |
 //! | `method_version` | of the definitions |
+//! | `quality` | `valid`, `suspect` or `invalid`, as the flags say |
+//! | `load_by_others` … `device_memory_mib` | what was seen meanwhile, see `regatta_core::telemetry`: clocks are medians, temperatures and memory maxima; empty where no source told |
 
 use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
 use regatta_core::metrics::METHOD_VERSION;
+use regatta_core::quality::Quality;
 use regatta_core::sample::Sample;
 
 use crate::dataset::{CellResult, Dataset, Run};
@@ -30,7 +33,7 @@ use crate::error::Result;
 use crate::stats::{Repetition, ms};
 use crate::text;
 
-const COLUMNS: [&str; 46] = [
+const COLUMNS: [&str; 58] = [
     "run",
     "cell",
     "agent",
@@ -77,6 +80,18 @@ const COLUMNS: [&str; 46] = [
     "output_digest",
     "flags",
     "method_version",
+    "quality",
+    "load_by_others",
+    "clock_mhz",
+    "cpu_mhz",
+    "temperature_c",
+    "cpu_temperature_c",
+    "power_w",
+    "energy_mj",
+    "hw_slowdown_ms",
+    "sw_thermal_ms",
+    "foreign_processes",
+    "device_memory_mib",
 ];
 
 pub(super) fn csv(dataset: &Dataset) -> Result<String> {
@@ -84,8 +99,7 @@ pub(super) fn csv(dataset: &Dataset) -> Result<String> {
     writer.write_record(COLUMNS)?;
     for run in &dataset.runs {
         for cell in &run.cells {
-            let counted = cell.samples.iter().map(|s| (s, true));
-            for (sample, counted) in counted.chain(cell.superseded.iter().map(|s| (s, false))) {
+            for (sample, counted) in cell.measured() {
                 writer.write_record(line(run, cell, sample, counted).map(|field| harmless(&field)))?;
             }
         }
@@ -100,6 +114,8 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
     let numbers = Repetition::of(sample);
     let used = result.utilisation(sample);
     let flags: Vec<&str> = result.flags_of(sample).into_iter().map(Flag::as_str).collect();
+    let seen = sample.telemetry.as_deref().cloned().unwrap_or_default();
+    let slowed = &seen.throttled_ns;
     [
         run.id.to_string(),
         result.hash.to_string(),
@@ -147,6 +163,18 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         Digest::of_tokens(&sample.output).to_string(),
         flags.join(" "),
         METHOD_VERSION.to_string(),
+        Quality::of(&sample.flags).as_str().to_owned(),
+        decimal(seen.load_by_others),
+        decimal(seen.clock_mhz.map(|clock| clock.median)),
+        decimal(seen.cpu_mhz.map(|clock| clock.median)),
+        decimal(seen.temperature_c),
+        decimal(seen.cpu_temperature_c),
+        decimal(seen.power_w),
+        seen.energy_mj.map(|energy| energy.to_string()).unwrap_or_default(),
+        decimal(slowed.hardware().map(ms)),
+        decimal(slowed.sw_thermal.map(ms)),
+        seen.foreign_processes.map(|count| count.to_string()).unwrap_or_default(),
+        decimal(numbers.device_memory_mib),
     ]
 }
 

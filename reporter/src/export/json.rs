@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use regatta_core::flag::Flag;
 use regatta_core::metrics::METHOD_VERSION;
+use regatta_core::quality::Quality;
 use regatta_core::sample::Sample;
+use regatta_core::telemetry::Telemetry;
 use serde::Serialize;
 
 use crate::dataset::{CellResult, Dataset, Run};
@@ -56,14 +58,16 @@ struct RawSample {
     peak_rss_bytes: Option<u64>,
     threads: u32,
     flags: Vec<&'static str>,
+    /// `valid`, `suspect` or `invalid`, as the flags say.
+    quality: &'static str,
+    telemetry: Option<Telemetry>,
 }
 
 pub(super) fn json(dataset: &Dataset, generated_at: Timestamp) -> Result<String> {
     let mut samples = Vec::new();
     for run in &dataset.runs {
         for cell in &run.cells {
-            samples.extend(cell.samples.iter().map(|s| raw(run, cell, s, true)));
-            samples.extend(cell.superseded.iter().map(|s| raw(run, cell, s, false)));
+            samples.extend(cell.measured().map(|(sample, counted)| raw(run, cell, sample, counted)));
         }
     }
     let report = view::report(dataset, generated_at);
@@ -104,5 +108,7 @@ fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSam
         peak_rss_bytes: sample.peak_rss_bytes,
         threads: sample.threads,
         flags: result.flags_of(sample).into_iter().map(Flag::as_str).collect(),
+        quality: Quality::of(&sample.flags).as_str(),
+        telemetry: sample.telemetry.as_deref().cloned(),
     }
 }

@@ -5,13 +5,15 @@ use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
 use regatta_core::passes::StopReason;
+use regatta_core::quality::Quality;
 use regatta_core::roofline::peaks::Number;
 use regatta_core::sample::Sample;
 use serde::Serialize;
 
 use super::Meaning;
 use super::subject::{Measured, Subject, size};
-use crate::dataset::{CellResult, Rejected, Run};
+use super::surroundings::{self, Column, Head};
+use crate::dataset::{self, CellResult, Rejected, Run};
 use crate::roofline::{Source, Utilisation};
 use crate::stats::{Intervals, Repetition, Summary};
 use crate::text;
@@ -74,6 +76,10 @@ pub struct CellRow {
     pub prefill_mfu: Value,
     /// The same of decode.
     pub decode_mfu: Value,
+    /// Device memory at most in MiB.
+    pub device_memory: Value,
+    /// Energy for each generated token in J: median and MAD.
+    pub energy: Value,
     /// Flags with their meaning.
     pub flags: Vec<Meaning>,
 }
@@ -110,7 +116,9 @@ pub struct CellDetail {
     pub counted: String,
     /// What is the same for all repetitions.
     pub facts: Vec<Meaning>,
-    /// The repetitions, those of earlier leases last.
+    /// What was seen of the surroundings of any of the repetitions.
+    pub seen: Vec<Head>,
+    /// The repetitions, those that don't count last.
     pub repetitions: Vec<RepetitionRow>,
     /// Samples that were refused, with the rule they break.
     pub rejected: Vec<String>,
@@ -123,8 +131,10 @@ pub struct RepetitionRow {
     pub repetition: u32,
     /// The lease under which it was measured.
     pub epoch: u32,
-    /// Whether it counts: those of earlier leases don't.
+    /// Whether it counts: those of earlier leases don't, and those whose surroundings forbid it.
     pub counted: bool,
+    /// Why it doesn't. Empty where it does.
+    pub why: &'static str,
     /// When it started: a label.
     pub started_at: String,
     /// Time to first token in ms.
@@ -145,6 +155,8 @@ pub struct RepetitionRow {
     pub end_to_end: String,
     /// Hash of the generated token ids, cut.
     pub output: String,
+    /// What was seen of its surroundings, in the columns of [`CellDetail::seen`].
+    pub seen: Vec<String>,
     /// Flags.
     pub flags: Vec<Meaning>,
 }
@@ -182,6 +194,8 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         mbu: share(used.iter().filter_map(|u| u.mbu.map(|(share, source)| (share, of_bandwidth(source))))),
         prefill_mfu: share(used.iter().filter_map(|u| u.prefill_mfu.map(of_flops))),
         decode_mfu: share(used.iter().filter_map(|u| u.decode_mfu.map(of_flops))),
+        device_memory: plain(stats.device_memory_mib),
+        energy: spread(stats.joules_per_token),
         flags: super::meanings(measured.result.flags()),
     }
 }
@@ -264,6 +278,7 @@ pub(super) fn problem(result: &CellResult) -> Problem {
         (_, "faster_than_physics") => {
             result.impossibility().unwrap_or_else(|| Flag::FasterThanPhysics.meaning().to_owned())
         }
+        (_, dataset::INVALID) => unfit(result),
         (_, "ok") => "ended well, but no valid sample is stored".to_owned(),
         _ => "no reason was given".to_owned(),
     };
@@ -273,8 +288,16 @@ pub(super) fn problem(result: &CellResult) -> Problem {
         cell: format!("{} · {} · {}{}", cell.backend, cell.artifact.precision, cell.workload.name, times(cell)),
         place: format!("{} on {} of {}", cell.artifact.model, cell.device, cell.agent),
         reason,
-        repetitions: result.samples.len(),
+        repetitions: result.samples.len() + result.unfit.len(),
     }
+}
+
+/// Why none of its repetitions counts.
+fn unfit(result: &CellResult) -> String {
+    let Quality::Invalid(flags) = Quality::of(&result.flags()) else { return String::new() };
+    let invalid = |flag: &Flag| !Quality::of(&[*flag].into()).counts();
+    let reasons: Vec<&str> = flags.iter().filter(|flag| invalid(flag)).map(|flag| flag.meaning()).collect();
+    format!("no repetition may be counted: {}", reasons.join("; "))
 }
 
 /// ` × 4` for a cell with replicas.
@@ -285,13 +308,13 @@ fn times(cell: &Cell) -> String {
 /// The repetitions of every cell that has any.
 pub(super) fn details(subjects: &[Subject<'_>]) -> Vec<CellDetail> {
     let measured = subjects.iter().flat_map(|s| s.cells.iter().map(move |m| (s, m)));
-    let any = |r: &CellResult| !(r.samples.is_empty() && r.superseded.is_empty() && r.rejected.is_empty());
+    let any = |r: &CellResult| r.measured().next().is_some() || !r.rejected.is_empty();
     measured.filter(|(_, m)| any(m.result)).map(|(s, m)| detail(s, m)).collect()
 }
 
 fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
     let result = measured.result;
-    let counted = result.samples.iter().map(|s| repetition(result, s, true));
+    let columns = surroundings::columns(result.measured().map(|(sample, _)| sample));
     let rejected = result.rejected.iter();
     CellDetail {
         anchor: anchor(subject.run, result),
@@ -300,7 +323,8 @@ fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
         state: result.state(),
         counted: how_counted(measured),
         facts: facts(measured),
-        repetitions: counted.chain(result.superseded.iter().map(|s| repetition(result, s, false))).collect(),
+        seen: columns.iter().map(Column::head).collect(),
+        repetitions: result.measured().map(|(s, counted)| repetition(result, s, counted, &columns)).collect(),
         rejected: rejected.map(refusal).collect(),
     }
 }
@@ -340,6 +364,12 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
         ));
         facts.push(fact("prompt", first.prompt_digest.short()));
     }
+    if !result.unfit.is_empty() {
+        facts.push(fact(
+            "not counted",
+            format!("{} in unfit surroundings", text::count(result.unfit.len(), "repetition")),
+        ));
+    }
     if let Some(itl) = measured.stats.itl_ms.filter(|i| i.spikes > 0) {
         facts.push(fact("spikes", format!("{} of {} times between tokens above 3 × median", itl.spikes, itl.n)));
     }
@@ -352,13 +382,14 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     facts
 }
 
-fn repetition(result: &CellResult, sample: &Sample, counted: bool) -> RepetitionRow {
+fn repetition(result: &CellResult, sample: &Sample, counted: bool, columns: &[Column]) -> RepetitionRow {
     let numbers = Repetition::of(sample);
     let itl = numbers.itl;
     RepetitionRow {
         repetition: sample.key.repetition + 1,
         epoch: sample.key.epoch.0,
         counted,
+        why: why_not(sample, counted),
         started_at: text::second(sample.started_at),
         ttft: text::optional(numbers.ttft_ms),
         prefill: text::optional(numbers.prefill_rate),
@@ -369,6 +400,15 @@ fn repetition(result: &CellResult, sample: &Sample, counted: bool) -> Repetition
         itl_max: text::optional(itl.map(|i| i.max)),
         end_to_end: text::number(numbers.end_to_end_ms),
         output: Digest::of_tokens(&sample.output).short(),
+        seen: columns.iter().map(|column| column.value(sample)).collect(),
         flags: super::meanings(result.flags_of(sample)),
+    }
+}
+
+fn why_not(sample: &Sample, counted: bool) -> &'static str {
+    match Quality::of(&sample.flags) {
+        _ if counted => "",
+        Quality::Invalid(_) => "its surroundings forbid to count it: kept, see its flags",
+        _ => "measured under another lease: kept, not counted",
     }
 }

@@ -123,6 +123,34 @@ pub(super) fn all() -> Vec<Definition> {
         ),
         define("Load", "", "s", "Reading the weights into a fresh worker process. Depends on the page cache."),
         define("Peak RSS", "", "MiB", "Largest resident memory of the worker process, mapped weights included."),
+        define(
+            "Device memory",
+            "",
+            "MiB",
+            "Memory of the device that the worker process used at most, read ten times a second. Where the driver does not \
+             tell it by process: what was in use beyond what was in use before the worker was started.",
+        ),
+        define(
+            "Energy",
+            "(E(tₑ) − E(t₀)) / (batch · N)",
+            "J per token",
+            "What the device drew over the whole repetition, idle power and prompt included, for each generated token: an \
+             estimate from the device's own counter. Only for repetitions of ten seconds and more.",
+        ),
+        define(
+            "Others",
+            "",
+            "cores",
+            "Processor time of everything but the worker process, over the repetition or its last second. Above half a core \
+             a repetition is suspect.",
+        ),
+        define(
+            "Quality",
+            "",
+            "",
+            "What was seen around a repetition makes it valid, suspect (counted, flagged, its cell drawn hollow) or invalid \
+             (kept, never counted): slowed down by the device's hardware, or another program on the device.",
+        ),
         Definition {
             term: "Median, MAD, CI",
             formula: "MAD = median |xᵢ − median|",

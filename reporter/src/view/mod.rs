@@ -11,6 +11,7 @@ mod overhead;
 mod replicas;
 mod subject;
 mod summary;
+mod surroundings;
 
 use jiff::Timestamp;
 use regatta_core::flag::{Flag, Flags};
@@ -30,6 +31,7 @@ pub use self::overhead::Overhead;
 pub use self::replicas::GroupRow;
 use self::subject::Subject;
 pub use self::summary::{Banner, Count};
+pub use self::surroundings::Head;
 use crate::dataset::{Dataset, Run};
 use crate::text;
 
@@ -85,6 +87,10 @@ pub struct RunView {
     pub sections: Vec<Section>,
     /// Every measured cell.
     pub rows: Vec<CellRow>,
+    /// Whether device memory is known of any of them.
+    pub has_device_memory: bool,
+    /// Whether energy is known of any of them.
+    pub has_energy: bool,
     /// Every group of replicas that was measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupRow>,
@@ -147,6 +153,8 @@ fn run_view(run: &Run, several: bool) -> RunView {
     let of_replicas = subject::replicas(run);
     let comparisons: Vec<Comparison> =
         subjects.iter().flat_map(|s| compare::comparisons(s, subjects.len() > 1)).collect();
+    let counted = run.cells.iter().flat_map(|cell| &cell.samples);
+    let (has_device_memory, has_energy) = surroundings::has_device_numbers(counted);
     let prefix = if several { text::slug(run.id.as_str()) } else { String::new() };
     RunView {
         id: text::label(run.id.as_str()),
@@ -163,6 +171,8 @@ fn run_view(run: &Run, several: bool) -> RunView {
         overheads: overhead::overheads(&subjects),
         sections: sections(&subjects, &prefix).into_iter().chain(replicas::sections(&groups, &prefix)).collect(),
         rows: cells::rows(&subjects),
+        has_device_memory,
+        has_energy,
         groups: replicas::rows(&groups),
         problems: cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect(),
         details: [cells::details(&subjects), cells::details(&of_replicas)].concat(),

@@ -5,6 +5,7 @@ use regatta_core::artifact::{ArtifactRef, Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Cell;
 use regatta_core::flag::Flag;
+use regatta_core::quality::Quality;
 use regatta_core::workload::{Kind, Workload};
 
 use crate::dataset::{CellResult, Run};
@@ -142,7 +143,8 @@ impl<'a> Measured<'a> {
     /// Whether its numbers must not be taken as settled.
     pub(super) fn is_suspect(&self) -> bool {
         let flags = self.result.flags();
-        [Flag::WarmupNotStable, Flag::OutputChanged, Flag::DebugBuild].iter().any(|f| flags.contains(f))
+        let unsettled = [Flag::WarmupNotStable, Flag::OutputChanged, Flag::DebugBuild];
+        unsettled.iter().any(|f| flags.contains(f)) || Quality::of(&flags) != Quality::Valid
     }
 
     /// `candle · q8_0 · long-prompt`.

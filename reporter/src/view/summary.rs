@@ -2,10 +2,11 @@
 
 use regatta_core::artifact::Weights;
 use regatta_core::flag::Flag;
+use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
 use serde::Serialize;
 
-use crate::dataset::Run;
+use crate::dataset::{CellResult, INVALID, Run};
 use crate::text;
 
 /// How many cells are in a state.
@@ -27,7 +28,19 @@ pub struct Banner {
 }
 
 /// States in the order in which they are counted up: good, unfinished, bad.
-const STATES: [&str; 9] = ["ok", "measuring", "waiting", "skipped", "failed", "oom", "timeout", "crashed", "cancelled"];
+const STATES: [&str; 11] = [
+    "ok",
+    "measuring",
+    "waiting",
+    "skipped",
+    "failed",
+    "oom",
+    "timeout",
+    "crashed",
+    "cancelled",
+    INVALID,
+    Flag::FasterThanPhysics.as_str(),
+];
 
 /// How many cells are in each state; states without cells are left out.
 pub(super) fn counts(run: &Run) -> Vec<Count> {
@@ -83,6 +96,8 @@ pub(super) fn banners(run: &Run) -> Vec<Banner> {
                 banner("Unstable warm-up", text)
             })
             .flatten(),
+        not_counted(run),
+        suspect(run),
     ]
     .into_iter()
     .flatten()
@@ -98,6 +113,28 @@ fn refused(run: &Run) -> Option<Banner> {
     let n = text::count(run.rejected.len(), "record");
     let text = format!("{n} could not be read and belong to no cell; the first: {}.", text::reason(&first.reason));
     Some(Banner { title: "Refused records".to_owned(), text })
+}
+
+/// Repetitions whose surroundings forbid to count them.
+fn not_counted(run: &Run) -> Option<Banner> {
+    let cells = run.cells.iter().filter(|cell| !cell.unfit.is_empty());
+    let (cells, repetitions) = cells.fold((0, 0), |(n, sum), cell| (n + 1, sum + cell.unfit.len()));
+    let what = format!("{} of {}", text::count(repetitions, "repetition"), text::count(cells, "cell"));
+    let text = format!("{what} were measured while the device was slowed down or used by others: kept, not counted.");
+    (cells > 0).then(|| Banner { title: "Not counted".to_owned(), text })
+}
+
+/// Cells whose surroundings cast doubt on their numbers.
+fn suspect(run: &Run) -> Option<Banner> {
+    let is_suspect = |cell: &&CellResult| {
+        let flags = cell.samples.iter().flat_map(|sample| sample.flags.iter().copied()).collect();
+        matches!(Quality::of(&flags), Quality::Suspect(_))
+    };
+    let cells = run.cells.iter().filter(is_suspect).count();
+    let n = text::count(cells, "cell");
+    let text =
+        format!("Repetitions of {n} were measured in doubtful surroundings; flags say which. Charts show them hollow.");
+    (cells > 0).then(|| Banner { title: "Suspect surroundings".to_owned(), text })
 }
 
 fn unfinished(run: &Run) -> Option<Banner> {

@@ -203,6 +203,7 @@ pub(crate) fn sample(cell: &Cell, epoch: Epoch, repetition: u32) -> Sample {
             Weights::Synthetic => [Flag::SyntheticWeights].into(),
             Weights::Real => BTreeSet::new(),
         },
+        telemetry: None,
     }
 }
 

@@ -4,8 +4,10 @@ use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
+use regatta_core::telemetry::{Telemetry, Throttled};
 use regatta_reporter::chart::{self, Layout};
-use regatta_reporter::dataset::Dataset;
+use regatta_reporter::dataset::{CellResult, Dataset};
+use regatta_reporter::stats::CellStats;
 use regatta_reporter::view::{self, Chart, Mark, Report};
 
 use crate::common::{self, Plan};
@@ -297,4 +299,94 @@ fn what_is_faster_than_its_own_device_is_told_with_the_numbers() {
     let repetition = &shown.runs[0].details[0].repetitions[0];
     assert!(repetition.flags.iter().any(|flag| flag.name == "faster than physics"));
     assert!(charts(&shown).iter().all(|chart| !format!("{chart:?}").contains("Value")), "it is not charted");
+}
+
+/// The cell with all of its samples sorted again, as they are when they are read.
+fn sorted_again(cell: &CellResult) -> CellResult {
+    CellResult::new(cell.cell.clone(), cell.outcome.clone(), None, cell.samples.clone())
+}
+
+#[test]
+fn a_repetition_in_unfit_surroundings_is_shown_and_not_counted() {
+    let mut dataset = small();
+    let cell = &mut dataset.runs[0].cells[0];
+    // Far slower than the others: a median with it would be another one.
+    let slow = &mut cell.samples[1];
+    slow.times.tokens.iter_mut().for_each(|time| *time *= 10);
+    slow.times.end *= 10;
+    slow.flags.insert(Flag::HardwareSlowdown);
+    slow.telemetry = Some(Box::new(Telemetry {
+        cpu_temperature_c: Some(97.5),
+        throttled_ns: Throttled { hw_thermal: Some(2_000_000), ..Throttled::default() },
+        ..Telemetry::default()
+    }));
+    let others: Vec<_> = [0, 2].map(|i| cell.samples[i].clone()).into();
+    *cell = sorted_again(cell);
+    assert_eq!((cell.samples.len(), cell.unfit.len()), (2, 1));
+    let report = report(&dataset);
+    let run = &report.runs[0];
+    let expected = CellStats::of(&others, u32::MAX).decode_rate.map(|summary| summary.median);
+    assert_eq!((run.rows[0].n, run.rows[0].decode.sort), (2, expected));
+    let detail = &run.details[0];
+    let shown: Vec<_> = detail.repetitions.iter().map(|row| (row.repetition, row.counted)).collect();
+    assert_eq!(shown, [(1, true), (3, true), (2, false)]);
+    assert!(detail.repetitions[2].why.contains("surroundings forbid"));
+    let heads: Vec<_> = detail.seen.iter().map(|head| head.name).collect();
+    assert_eq!(heads, ["CPU temperature", "Slowed down"], "columns of what was seen, and no others");
+    assert_eq!(detail.repetitions[2].seen, ["97.5", "2.00"]);
+    assert_eq!(detail.repetitions[0].seen, ["–", "–"], "absent, not zero");
+    assert!(run.flags.iter().any(|flag| flag.name == "hardware slowdown"));
+    assert!(run.banners.iter().any(|banner| banner.text.starts_with("1 repetition of 1 cell were measured")));
+}
+
+#[test]
+fn a_cell_none_of_whose_repetitions_counts_is_named_with_the_reason() {
+    let mut dataset = small();
+    let cell = &mut dataset.runs[0].cells[0];
+    cell.samples.iter_mut().for_each(|sample| sample.flags.extend([Flag::ForeignProcess]));
+    *cell = sorted_again(cell);
+    assert!(!cell.is_ok());
+    let report = report(&dataset);
+    let run = &report.runs[0];
+    assert_eq!((run.problems[0].state, run.problems[0].repetitions), ("invalid", 3));
+    assert!(run.problems[0].reason.contains(Flag::ForeignProcess.meaning()), "{}", run.problems[0].reason);
+    assert_eq!(run.counts.iter().map(|count| count.n).sum::<usize>(), run.total);
+}
+
+#[test]
+fn a_cell_in_suspect_surroundings_is_counted_and_drawn_hollow() {
+    let mut dataset = small();
+    dataset.runs[0].cells[0].samples[1].flags.insert(Flag::BusyHost);
+    let report = report(&dataset);
+    let run = &report.runs[0];
+    assert_eq!(run.rows[0].n, 3);
+    assert!(run.banners.iter().any(|banner| banner.title == "Suspect surroundings"));
+    let hollow = charts(&report).into_iter().filter_map(|chart| match chart {
+        Chart::Bars(bars) => Some(bars.panels.iter().flat_map(|p| &p.groups).flat_map(|g| &g.bars)),
+        _ => None,
+    });
+    assert!(hollow.flatten().any(|bar| bar.suspect));
+}
+
+#[test]
+fn device_memory_and_energy_have_columns_where_they_are_known() {
+    let mut dataset = small();
+    let page = |dataset: &Dataset| regatta_reporter::html::page(&report(dataset)).unwrap();
+    assert!(!page(&dataset).contains("J per token</small></button>"));
+    let run = &report(&dataset).runs[0];
+    assert!(!run.has_device_memory && !run.has_energy);
+    for (i, sample) in dataset.runs[0].cells[0].samples.iter_mut().enumerate() {
+        let (used, energy) = ((3 + i as u64) << 20, 8_000 * sample.output.len() as u64);
+        sample.telemetry = Some(Box::new(Telemetry {
+            memory_used_bytes: Some(used),
+            memory_baseline_bytes: Some(1 << 20),
+            energy_mj: Some(energy),
+            ..Telemetry::default()
+        }));
+    }
+    let report = report(&dataset);
+    let run = &report.runs[0];
+    assert!(run.has_device_memory && run.has_energy);
+    assert_eq!((run.rows[0].device_memory.sort, run.rows[0].energy.sort), (Some(4.0), Some(8.0)));
+    assert_eq!(run.rows[1].energy.text, "–");
 }

@@ -15,6 +15,7 @@ use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
 use regatta_core::policy::Policy;
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::scenario::ScenarioBundle;
+use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::Epoch;
 use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_store::{
@@ -174,6 +175,12 @@ pub(crate) fn sample(cell: CellHash, epoch: Epoch, repetition: u32) -> Sample {
         peak_rss_bytes: Some(14),
         threads: 2,
         flags: regatta_core::flag::Flag::ALL.into_iter().collect(),
+        telemetry: Some(Box::new(Telemetry {
+            window_ns: start + 10,
+            readings: repetition,
+            load_by_others: Some(0.1),
+            ..Telemetry::default()
+        })),
     }
 }
 

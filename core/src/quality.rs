@@ -1,0 +1,235 @@
+//! Quality: whether a repetition may be counted, by what its surroundings were like.
+//!
+//! | seen | the repetition is |
+//! | --- | --- |
+//! | slowed down by the device's hardware, for any time | invalid |
+//! | another program computes on the device | invalid |
+//! | slowed down by the driver for heat, more than 1 % of the time | suspect |
+//! | clock varies by more than 3 %, or its median is below 97 % of the machine's usual one | suspect |
+//! | within 5 °C of the temperature at which the device slows itself down | suspect |
+//! | others take more than half a core, fewer bus lanes than there are, battery, power saving | suspect |
+//! | the clock of a group of devices is kept, the device waits for the host | suspect |
+//!
+//! The power limit is none of these: many devices run at it all the time, and steadily. What no source told is not held
+//! against a repetition; that a source was lost is a flag of its own.
+//!
+//! An invalid repetition is kept, shown apart and counted nowhere. A suspect one is counted, and flagged wherever it shows.
+
+use crate::flag::{Flag, Flags};
+use crate::telemetry::Telemetry;
+
+/// Most passes that are made again for the sake of quality. After them what there is has to do.
+pub const MAX_REPEATS: u32 = 2;
+
+/// Slowed down by the driver for heat: this share of the time is too much.
+const MAX_THERMAL_SHARE: f64 = 0.01;
+/// A clock whose standard deviation is more than this share of its mean is not steady.
+const MAX_CLOCK_CV: f64 = 0.03;
+/// A clock below this share of the usual one is slow.
+const MIN_USUAL_CLOCK: f64 = 0.97;
+/// Nearer to the limit than this, in degrees Celsius, is hot.
+const MIN_HEADROOM_C: f64 = 5.0;
+/// More load by others than this, in cores, disturbs.
+const MAX_LOAD_BY_OTHERS: f64 = 0.5;
+
+/// Whether a repetition may be counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quality {
+    /// Nothing is known against it.
+    Valid,
+    /// It counts, but these must be said. Never empty.
+    Suspect(Flags),
+    /// It does not count. Never empty; reasons for suspicion may be among them.
+    Invalid(Flags),
+}
+
+/// Judges a repetition by its surroundings. `usual_clock_mhz`: the median of the device's clock in valid repetitions of
+/// this cell on this machine over the last 30 days, where there are any.
+pub fn classify(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> Quality {
+    let seen = [
+        (Flag::HardwareSlowdown, telemetry.throttled_ns.hardware().is_some_and(|ns| ns > 0)),
+        (Flag::ForeignProcess, telemetry.foreign_processes.is_some_and(|n| n > 0)),
+        (Flag::ThermalThrottling, throttled_by_heat(telemetry)),
+        (Flag::UnsteadyClock, telemetry.clock_cv.is_some_and(|cv| cv > MAX_CLOCK_CV)),
+        (Flag::SlowClock, slow(telemetry, usual_clock_mhz)),
+        (Flag::NearHeatLimit, hot(telemetry)),
+        (Flag::BusyHost, telemetry.load_by_others.is_some_and(|cores| cores > MAX_LOAD_BY_OTHERS)),
+        (Flag::NarrowBus, telemetry.pcie.is_some_and(|pcie| pcie.width < pcie.max_width)),
+        (Flag::OnBattery, telemetry.on_battery == Some(true)),
+        (Flag::LowPowerMode, telemetry.low_power_mode == Some(true)),
+        (Flag::SyncBoost, telemetry.throttled_ns.sync_boost.is_some_and(|ns| ns > 0)),
+        (Flag::HostBound, telemetry.idle_share.is_some_and(|share| share > 0.0)),
+    ];
+    Quality::of(&seen.into_iter().filter(|(_, is_seen)| *is_seen).map(|(flag, _)| flag).collect())
+}
+
+fn throttled_by_heat(telemetry: &Telemetry) -> bool {
+    let most = telemetry.window_ns as f64 * MAX_THERMAL_SHARE;
+    telemetry.throttled_ns.sw_thermal.is_some_and(|ns| ns as f64 > most)
+}
+
+fn slow(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> bool {
+    let clock = telemetry.clock_mhz.zip(usual_clock_mhz);
+    clock.is_some_and(|(clock, usual)| clock.median < usual * MIN_USUAL_CLOCK)
+}
+
+fn hot(telemetry: &Telemetry) -> bool {
+    let limit = telemetry.temperature_c.zip(telemetry.temperature_limit_c);
+    limit.is_some_and(|(temperature, limit)| temperature >= limit - MIN_HEADROOM_C)
+}
+
+impl Quality {
+    /// The quality that these flags of a sample stand for; those that are no matter of quality are left out.
+    pub fn of(flags: &Flags) -> Self {
+        let reasons: Flags = flags.iter().copied().filter(|flag| invalidates(*flag) || is_suspicious(*flag)).collect();
+        if reasons.iter().any(|flag| invalidates(*flag)) {
+            Self::Invalid(reasons)
+        } else if reasons.is_empty() {
+            Self::Valid
+        } else {
+            Self::Suspect(reasons)
+        }
+    }
+
+    /// What must be said beside the repetition's numbers.
+    pub fn flags(&self) -> Flags {
+        match self {
+            Self::Valid => Flags::new(),
+            Self::Suspect(flags) | Self::Invalid(flags) => flags.clone(),
+        }
+    }
+
+    /// Whether the repetition is to be counted.
+    pub fn counts(&self) -> bool {
+        !matches!(self, Self::Invalid(_))
+    }
+
+    /// The name in exports.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Suspect(_) => "suspect",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+}
+
+/// Whether a cell whose repetitions carry these flags is to be measured in one more fresh process, `repeated` times having
+/// been tried already: while too few of them count, and not for ever.
+pub fn worth_repeating<'s>(repetitions: impl IntoIterator<Item = &'s Flags>, wanted: usize, repeated: u32) -> bool {
+    let counting = repetitions.into_iter().filter(|flags| Quality::of(flags).counts()).count();
+    counting < wanted && repeated < MAX_REPEATS
+}
+
+fn invalidates(flag: Flag) -> bool {
+    matches!(flag, Flag::HardwareSlowdown | Flag::ForeignProcess)
+}
+
+fn is_suspicious(flag: Flag) -> bool {
+    matches!(
+        flag,
+        Flag::ThermalThrottling
+            | Flag::UnsteadyClock
+            | Flag::SlowClock
+            | Flag::NearHeatLimit
+            | Flag::BusyHost
+            | Flag::NarrowBus
+            | Flag::OnBattery
+            | Flag::LowPowerMode
+            | Flag::SyncBoost
+            | Flag::HostBound
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Pcie, Spread, Throttled};
+
+    fn suspect(flag: Flag) -> Quality {
+        Quality::Suspect(Flags::from([flag]))
+    }
+
+    /// How a repetition is judged of which only this is known.
+    fn judged(change: impl FnOnce(&mut Telemetry)) -> Quality {
+        let mut telemetry = Telemetry { window_ns: 1_000_000_000, ..Telemetry::default() };
+        change(&mut telemetry);
+        classify(&telemetry, Some(1000.0))
+    }
+
+    fn clock(median: f64) -> Spread {
+        Spread { min: median, median, max: median }
+    }
+
+    #[test]
+    fn nothing_known_is_nothing_against_it() {
+        assert_eq!(judged(|_| ()), Quality::Valid);
+        assert_eq!(judged(|t| t.lost = vec!["nvml".to_owned()]), Quality::Valid);
+    }
+
+    #[test]
+    fn what_the_hardware_or_others_did_makes_it_invalid() {
+        let slowdown = Quality::Invalid(Flags::from([Flag::HardwareSlowdown]));
+        assert_eq!(judged(|t| t.throttled_ns.hw_thermal = Some(1)), slowdown);
+        assert_eq!(judged(|t| t.throttled_ns.hw_power_brake = Some(1)), slowdown);
+        assert_eq!(judged(|t| t.throttled_ns.hw_slowdown = Some(1)), slowdown);
+        assert_eq!(judged(|t| t.foreign_processes = Some(1)), Quality::Invalid(Flags::from([Flag::ForeignProcess])));
+        let both = judged(|t| (t.foreign_processes, t.on_battery) = (Some(2), Some(true)));
+        assert_eq!(both, Quality::Invalid(Flags::from([Flag::ForeignProcess, Flag::OnBattery])));
+        assert!(!both.counts());
+    }
+
+    #[test]
+    fn each_limit_is_where_the_table_says() {
+        let pcie = |width| Some(Pcie { generation: 3, max_generation: 5, width, max_width: 16 });
+        let at_rest = Throttled { hw_thermal: Some(0), sync_boost: Some(0), ..Throttled::default() };
+        for (found, expected) in [
+            (judged(|t| t.throttled_ns = at_rest), Quality::Valid),
+            (judged(|t| t.throttled_ns.sw_power_cap = Some(1_000_000_000)), Quality::Valid),
+            (judged(|t| t.throttled_ns.sw_thermal = Some(10_000_000)), Quality::Valid),
+            (judged(|t| t.throttled_ns.sw_thermal = Some(10_000_001)), suspect(Flag::ThermalThrottling)),
+            (judged(|t| t.throttled_ns.sync_boost = Some(1)), suspect(Flag::SyncBoost)),
+            (judged(|t| t.clock_cv = Some(0.03)), Quality::Valid),
+            (judged(|t| t.clock_cv = Some(0.031)), suspect(Flag::UnsteadyClock)),
+            (judged(|t| t.clock_mhz = Some(clock(970.0))), Quality::Valid),
+            (judged(|t| t.clock_mhz = Some(clock(969.0))), suspect(Flag::SlowClock)),
+            (judged(|t| (t.temperature_c, t.temperature_limit_c) = (Some(84.9), Some(90.0))), Quality::Valid),
+            (
+                judged(|t| (t.temperature_c, t.temperature_limit_c) = (Some(85.0), Some(90.0))),
+                suspect(Flag::NearHeatLimit),
+            ),
+            (judged(|t| t.temperature_c = Some(99.0)), Quality::Valid),
+            (judged(|t| t.load_by_others = Some(0.5)), Quality::Valid),
+            (judged(|t| t.load_by_others = Some(0.51)), suspect(Flag::BusyHost)),
+            (judged(|t| t.pcie = pcie(16)), Quality::Valid),
+            (judged(|t| t.pcie = pcie(8)), suspect(Flag::NarrowBus)),
+            (judged(|t| t.on_battery = Some(true)), suspect(Flag::OnBattery)),
+            (judged(|t| t.low_power_mode = Some(true)), suspect(Flag::LowPowerMode)),
+            (judged(|t| t.idle_share = Some(0.0)), Quality::Valid),
+            (judged(|t| t.idle_share = Some(0.1)), suspect(Flag::HostBound)),
+        ] {
+            assert_eq!(found, expected);
+        }
+        let slow = Telemetry { clock_mhz: Some(clock(1.0)), ..Telemetry::default() };
+        assert_eq!(classify(&slow, None), Quality::Valid, "nothing to compare with");
+    }
+
+    #[test]
+    fn a_samples_other_flags_are_no_matter_of_quality() {
+        for flag in Flag::ALL {
+            let quality = Quality::of(&Flags::from([flag]));
+            assert_eq!(quality.flags().contains(&flag), invalidates(flag) || is_suspicious(flag));
+            assert!(!(invalidates(flag) && is_suspicious(flag)));
+        }
+        assert_eq!(Quality::of(&Flags::from([Flag::SyntheticWeights, Flag::TelemetryLost])), Quality::Valid);
+    }
+
+    #[test]
+    fn a_cell_is_measured_again_until_enough_counts_and_twice_at_most() {
+        let (good, bad) = (Flags::from([Flag::BusyHost]), Flags::from([Flag::HardwareSlowdown]));
+        assert!(!worth_repeating([&good, &good, &good], 3, 0));
+        assert!(worth_repeating([&good, &bad, &good], 3, 0));
+        assert!(worth_repeating([&good, &bad, &good], 3, 1));
+        assert!(!worth_repeating([&good, &bad, &good], 3, 2));
+    }
+}

@@ -1,0 +1,156 @@
+//! What telemetry costs: the decode rate with it over the decode rate without it, in interleaved pairs of runs.
+//!
+//! Each run is a program and a worker of its own. Pairs are run as with, without, without, with (ABBA), so that a drift of
+//! the machine falls on both sides alike.
+
+use std::path::{Path, PathBuf};
+
+use crate::command::{Failure, Run, target_dir};
+use crate::program;
+
+/// Pairs unless another number is given.
+pub(crate) const PAIRS: usize = 20;
+
+/// Pairs below this number give no interval with 95 % confidence.
+pub(crate) const MIN_PAIRS: usize = 6;
+
+/// One workload, decode above all: long enough for many readings, short enough for many pairs.
+const SCENARIO: &str = r#"schema = 1
+name = "telemetry-overhead"
+models = ["smollm2-135m"]
+weights = "real"
+backends = ["llama.cpp"]
+precisions = ["q4_1"]
+devices = ["cpu"]
+[policy]
+repetitions = 3
+timeout = "5m"
+[policy.warmup]
+min_repetitions = 2
+max_repetitions = 4
+min_time = "1s"
+max_time = "10s"
+stable_within = 0.05
+[[workload]]
+name = "decode"
+prompt_tokens = 16
+generate = 256
+"#;
+
+/// Measures so many pairs with the model in this file, and prints the ratio.
+pub(crate) fn run(model: &Path, pairs: usize) -> Result<(), Failure> {
+    let folder = target_dir().join("telemetry-overhead");
+    let failed = |error: std::io::Error| Failure(format!("failed to write to {}: {error}", folder.display()));
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let scenario = folder.join("scenario.toml");
+    std::fs::write(&scenario, SCENARIO).map_err(failed)?;
+    let bench = Bench { folder, scenario };
+    bench.regatta(&["models", "import", "smollm2-135m", "--replace", "--from"]).arg(model).run()?;
+    let mut ratios = Vec::new();
+    for pair in 0..pairs {
+        let (with, without) = bench.pair(pair)?;
+        ratios.push(with / without);
+        println!("pair {:>2} of {pairs}: {with:.2} with, {without:.2} without, ratio {:.4}", pair + 1, with / without);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let (low, high, confidence) = median_interval(&ratios);
+    let percent = confidence * 100.0;
+    println!("decode rate with telemetry over without: {:.4}, {low:.4} to {high:.4} ({percent:.1} %)", median(&ratios));
+    Ok(())
+}
+
+/// A home folder of its own.
+struct Bench {
+    folder: PathBuf,
+    scenario: PathBuf,
+}
+
+impl Bench {
+    fn regatta(&self, arguments: &[&str]) -> Run {
+        Run::new(program("regatta")).args(arguments).env("REGATTA_HOME", &self.folder)
+    }
+
+    /// Decode rates with and without telemetry. Every other pair begins without.
+    fn pair(&self, number: usize) -> Result<(f64, f64), Failure> {
+        if number.is_multiple_of(2) {
+            let with = self.rate(&[])?;
+            Ok((with, self.rate(&["--no-telemetry"])?))
+        } else {
+            let without = self.rate(&["--no-telemetry"])?;
+            Ok((self.rate(&[])?, without))
+        }
+    }
+
+    /// The median decode rate of one run.
+    fn rate(&self, more: &[&str]) -> Result<f64, Failure> {
+        let out = self.folder.join("out");
+        let run = self.regatta(&["run", "--json", "--out"]).arg(&out).arg(&self.scenario).args(more);
+        run.output()
+            .ok_or_else(|| Failure(format!("a run failed; regatta run {} says why", self.scenario.display())))?;
+        let csv = self.regatta(&["report", "--format", "csv"]).output();
+        let mut rates = csv.as_deref().map(decode_rates).unwrap_or_default();
+        if rates.is_empty() {
+            return Err(Failure("a run gave no decode rate".to_owned()));
+        }
+        rates.sort_by(f64::total_cmp);
+        Ok(median(&rates))
+    }
+}
+
+/// The column of decode rates. No field of this scenario has a comma in it.
+fn decode_rates(csv: &str) -> Vec<f64> {
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let column = lines.next().and_then(|heads| heads.iter().position(|head| *head == "decode_tokens_per_s"));
+    let Some(column) = column else { return Vec::new() };
+    lines.filter_map(|fields| fields.get(column)?.parse().ok()).collect()
+}
+
+/// The middle of sorted values; NaN for none.
+fn median(sorted: &[f64]) -> f64 {
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// Two of the sorted values that enclose the true median with at least 95 % confidence, and that confidence: from rank r to
+/// rank n + 1 - r misses it with probability 2 · P(Binomial(n, 1/2) < r). The whole range where there are few.
+fn median_interval(sorted: &[f64]) -> (f64, f64, f64) {
+    let n = sorted.len();
+    let (mut term, mut below) = (0.5f64.powi(i32::try_from(n).unwrap_or(i32::MAX)), 0.0);
+    let mut best = (f64::NAN, f64::NAN, 0.0);
+    for cut in 0..n.div_ceil(2) {
+        below += term;
+        let confidence = 1.0 - 2.0 * below;
+        if cut > 0 && confidence < 0.95 {
+            break;
+        }
+        best = (sorted[cut], sorted[n - 1 - cut], confidence);
+        term *= (n - cut) as f64 / (cut + 1) as f64;
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_is_that_of_the_order_statistics() {
+        let values: Vec<f64> = (1..=20u8).map(f64::from).collect();
+        assert!((median(&values) - 10.5).abs() < 1e-12);
+        let (low, high, confidence) = median_interval(&values);
+        assert_eq!((low, high), (6.0, 15.0));
+        assert!((confidence - 0.9586).abs() < 1e-4, "{confidence}");
+        let (low, high, confidence) = median_interval(&values[..6]);
+        assert_eq!((low, high), (1.0, 6.0));
+        assert!((confidence - 0.96875).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rates_are_read_by_the_name_of_their_column() {
+        assert_eq!(decode_rates("a,decode_tokens_per_s\nx,10.5\ny,\nz,11\n"), [10.5, 11.0]);
+        assert_eq!(decode_rates("a,b\nx,10.5\n"), [] as [f64; 0]);
+    }
+}

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::metrics::Metrics;
 use crate::policy::Passes;
+use crate::quality::MAX_REPEATS;
 use crate::random::SplitMix;
 use crate::ranks;
 use crate::sample::Sample;
@@ -101,11 +102,19 @@ pub struct Progress {
     /// The repetitions of the pass in hand.
     current: [Vec<f64>; 3],
     passes: u32,
+    /// Whether a repetition of the pass in hand may not be counted.
+    disturbed: bool,
+    /// Passes of which that was so.
+    spoilt: u32,
 }
 
 impl Progress {
-    /// A repetition of the pass in hand.
-    pub fn add(&mut self, sample: &Sample) {
+    /// A repetition of the pass in hand, and whether its surroundings allow to count it.
+    pub fn add(&mut self, sample: &Sample, counts: bool) {
+        if !counts {
+            self.disturbed = true;
+            return;
+        }
         let metrics = Metrics::of(sample);
         let ttft = metrics.ttft_ns.map(|ns| ns as f64);
         for (values, value) in self.current.iter_mut().zip([metrics.decode_rate, metrics.prefill_rate, ttft]) {
@@ -119,6 +128,7 @@ impl Progress {
             medians.extend(ranks::median(&ranks::sorted(values.drain(..))));
         }
         self.passes += 1;
+        self.spoilt += u32::from(std::mem::take(&mut self.disturbed));
     }
 
     /// Passes that are over.
@@ -129,13 +139,15 @@ impl Progress {
     /// Whether that is enough, and why. `spent` is the time since the first pass began.
     pub fn judge(&self, policy: &Passes, spent: Duration) -> Option<Stopped> {
         let stop = |reason| Some(Stopped { passes: self.passes, reason });
-        if policy.min >= policy.max && self.passes >= policy.max {
+        // A pass that was disturbed is made up for by another one, but not for ever.
+        let passes = self.passes - self.spoilt.min(MAX_REPEATS);
+        if policy.min >= policy.max && passes >= policy.max {
             return stop(StopReason::Fixed);
         }
-        if self.passes >= policy.min && self.is_within(policy.within) {
+        if passes >= policy.min && self.is_within(policy.within) {
             return stop(StopReason::Precise);
         }
-        if self.passes >= policy.max {
+        if passes >= policy.max {
             return stop(StopReason::Most);
         }
         if self.passes >= 1 && spent >= policy.budget {
@@ -173,7 +185,7 @@ mod tests {
                 *time += *time * slow / 1000;
             }
             sample.times.end *= 2;
-            progress.add(&sample);
+            progress.add(&sample, true);
             progress.end_pass();
         }
         progress

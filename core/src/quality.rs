@@ -114,13 +114,6 @@ impl Quality {
     }
 }
 
-/// Whether a cell whose repetitions carry these flags is to be measured in one more fresh process, `repeated` times having
-/// been tried already: while too few of them count, and not for ever.
-pub fn worth_repeating<'s>(repetitions: impl IntoIterator<Item = &'s Flags>, wanted: usize, repeated: u32) -> bool {
-    let counting = repetitions.into_iter().filter(|flags| Quality::of(flags).counts()).count();
-    counting < wanted && repeated < MAX_REPEATS
-}
-
 fn invalidates(flag: Flag) -> bool {
     matches!(flag, Flag::HardwareSlowdown | Flag::ForeignProcess)
 }
@@ -222,14 +215,5 @@ mod tests {
             assert!(!(invalidates(flag) && is_suspicious(flag)));
         }
         assert_eq!(Quality::of(&Flags::from([Flag::SyntheticWeights, Flag::TelemetryLost])), Quality::Valid);
-    }
-
-    #[test]
-    fn a_cell_is_measured_again_until_enough_counts_and_twice_at_most() {
-        let (good, bad) = (Flags::from([Flag::BusyHost]), Flags::from([Flag::HardwareSlowdown]));
-        assert!(!worth_repeating([&good, &good, &good], 3, 0));
-        assert!(worth_repeating([&good, &bad, &good], 3, 0));
-        assert!(worth_repeating([&good, &bad, &good], 3, 1));
-        assert!(!worth_repeating([&good, &bad, &good], 3, 2));
     }
 }

@@ -22,6 +22,8 @@ struct Open {
 pub(crate) struct Course {
     policy: Passes,
     seed: Digest,
+    /// Whether the trial is one of several replicas.
+    in_group: bool,
     pass: u32,
     open: Vec<Open>,
     ahead: VecDeque<CellHash>,
@@ -39,6 +41,7 @@ impl Course {
         Self {
             policy,
             seed: Digest::of(seed.as_bytes()),
+            in_group: trial.group.is_some(),
             pass: 0,
             open: trial.cells.iter().map(open).collect(),
             ahead: trial.cells.iter().map(|cell| cell.hash).collect(),
@@ -61,10 +64,12 @@ impl Course {
         self.ahead.iter().filter_map(find).map(|open| open.cell.clone()).collect()
     }
 
-    /// A repetition of the cell in hand.
-    pub(crate) fn add(&mut self, sample: &Sample) {
+    /// A repetition of the cell in hand, and whether its surroundings allow to count it. Replicas are not measured again for
+    /// what one of them saw: they have to do the same.
+    pub(crate) fn add(&mut self, sample: &Sample, counts: bool) {
+        let counts = counts || self.in_group;
         if let Some(open) = self.open.iter_mut().find(|open| open.cell.hash == sample.key.cell) {
-            open.progress.add(sample);
+            open.progress.add(sample, counts);
         }
     }
 
@@ -130,11 +135,29 @@ mod tests {
         (Course::new(&trial), cells)
     }
 
+    fn sample(cell: &TrialCell) -> Sample {
+        Sample::try_from(testing::sample(cell, Epoch(1), 0)).unwrap()
+    }
+
+    #[test]
+    fn a_pass_that_was_disturbed_is_made_up_for_twice_at_most() {
+        let (mut course, cells) = course(&["a"], Passes::fixed(1));
+        for pass in 0..3 {
+            assert_eq!(course.pass(), pass);
+            course.add(&sample(&course.ahead()[0]), false);
+            let over = course.measured(NOW);
+            let stopped = Stopped { passes: 3, reason: StopReason::Fixed };
+            assert_eq!(over, (pass == 2).then_some((cells[0], stopped)));
+            course.go_on(NOW);
+        }
+        assert!(course.is_over());
+    }
+
     /// One worker process visits all that is ahead.
     fn visit(course: &mut Course, spent: Duration) -> Vec<(CellHash, Stopped)> {
         let mut over = Vec::new();
         for cell in course.ahead() {
-            course.add(&Sample::try_from(testing::sample(&cell, Epoch(1), 0)).unwrap());
+            course.add(&sample(&cell), true);
             over.extend(course.measured(spent));
         }
         over

@@ -21,7 +21,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
 use regatta_core::flag::{Flag, Flags};
-use regatta_core::quality;
+use regatta_core::quality::{self, Quality};
 use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::{Epoch, Trial};
 use regatta_proto::convert::{cell_end, measured_cell_end};
@@ -343,10 +343,11 @@ impl Run<'_> {
             Step::AtBarrier(_) => {}
             Step::Begun(gate) => self.context.barriers.begun(self.key.clone(), gate),
             Step::Sample { cell, sample, measured, repetitions, decode_rate, last } => {
-                self.course.add(&measured);
                 clock.repetition_over(self.context.timing.repetition);
                 let telemetry = self.look_back(&sample).await;
-                if let Some(cut) = self.write_sample(*sample, telemetry).await? {
+                let flags = surroundings(telemetry.as_ref(), &self.context.conditions);
+                self.course.add(&measured, Quality::of(&flags).counts());
+                if let Some(cut) = self.write_sample(*sample, telemetry, &flags).await? {
                     return Ok(Some(Heard::Cut(cut)));
                 }
                 self.progress(Some(cell), "measuring", repetitions, decode_rate);
@@ -438,8 +439,9 @@ impl Run<'_> {
         &mut self,
         sample: pb::Sample,
         telemetry: Option<Telemetry>,
+        flags: &Flags,
     ) -> Result<Option<Cut>, Released> {
-        let record = sample_record(sample, telemetry.as_ref(), &self.context.conditions);
+        let record = sample_record(sample, telemetry.as_ref(), flags);
         if record.len() > crate::spool::MAX_RECORD {
             return Ok(Some(Cut::Violation(format!("a sample of {} bytes", record.len()))));
         }
@@ -657,15 +659,20 @@ fn to_worker(message: to_worker::Message) -> pb::ToWorker {
     pb::ToWorker { message: Some(message) }
 }
 
-/// A sample with what was seen around it, and with the flags that follow from that and from `conditions`.
-fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, conditions: &Flags) -> Vec<u8> {
+/// The flags that follow from what was seen around a sample, and those of the machine's `conditions`.
+fn surroundings(telemetry: Option<&Telemetry>, conditions: &Flags) -> Flags {
     let mut flags = conditions.clone();
     if let Some(telemetry) = telemetry {
         // The agent has no history to compare clocks with.
         flags.extend(quality::classify(telemetry, None).flags());
         flags.extend((!telemetry.lost.is_empty()).then_some(Flag::TelemetryLost));
     }
-    sample.flags.extend(flags.into_iter().map(|flag| flag.to_string()));
+    flags
+}
+
+/// A sample with what was seen around it and what is to be said of that.
+fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, flags: &Flags) -> Vec<u8> {
+    sample.flags.extend(flags.iter().map(ToString::to_string));
     let record = Some(trial_record::Record::Sample(sample));
     pb::TrialRecord { record, telemetry: telemetry.map(Into::into) }.encode_to_vec()
 }

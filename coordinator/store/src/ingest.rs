@@ -13,6 +13,7 @@ use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::id::{RunId, TrialId};
+use regatta_core::quality::MAX_REPEATS;
 use regatta_core::sample::{InvalidSample, Sample};
 use regatta_core::trial::{Epoch, TrialState};
 use sqlx::sqlite::SqliteConnection;
@@ -356,9 +357,10 @@ fn accept<'s>(
     if sample.epoch != epoch {
         return Err(format!("sample of epoch {} in a batch of epoch {}", sample.epoch.0, epoch.0));
     }
-    let most = lease.repetitions.saturating_mul(lease.passes);
+    // A pass that was disturbed may be made up for.
+    let most = lease.repetitions.saturating_mul(lease.passes + MAX_REPEATS);
     if sample.repetition >= most {
-        return Err(format!("repetition {} where {most} were asked for", sample.repetition));
+        return Err(format!("repetition {} where at most {most} were to come", sample.repetition));
     }
     if sample.batch != rules.batch {
         return Err(format!("batch is {} where the workload has {}", sample.batch, rules.batch));
@@ -539,7 +541,7 @@ async fn judged(
     let (samples, rejected) = (row.unsigned("samples")?, row.unsigned("rejected")?);
     let passes = said.stopped.map_or(1, |stopped| stopped.passes);
     let expected = u64::from(lease.repetitions) * u64::from(passes);
-    if samples == expected && passes <= lease.passes {
+    if samples == expected && passes <= lease.passes + MAX_REPEATS {
         return Ok(Outcome::Ok);
     }
     let mut detail = format!("worker said ok with {samples} of {expected} samples");

@@ -49,15 +49,8 @@ fn as_text(matrix: &Matrix, scenario: &Scenario) -> String {
         let _ = writeln!(text, "trial {}: {} on {wherever}, {artifact}{together}", number + 1, trial.backend);
         for planned in &matrix.cells[trial.cells.clone()] {
             let workload = &planned.cell.workload;
-            let prompt = workload.prompt.tokens().map_or_else(|| "text".to_owned(), |n| format!("{n} tokens"));
-            let _ = writeln!(
-                text,
-                "  {}  {:<20} prompt {prompt}, generate {}, batch {}",
-                planned.hash.0.short(),
-                workload.name,
-                workload.generate,
-                workload.batch
-            );
+            let (hash, size) = (planned.hash.0.short(), workload.size(workload.prompt.tokens()));
+            let _ = writeln!(text, "  {hash}  {:<20} {size}", workload.name);
         }
     }
     let mut skipped = 0;

@@ -34,6 +34,7 @@ Exit codes: 0 all cells ok, 1 something failed, 2 bad input, 4 some cells are no
 /// Arguments of `regatta run`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command are independent of each other")]
 pub(crate) struct RunArgs {
     /// The scenario file
     #[arg(required_unless_present = "resume")]

@@ -133,6 +133,23 @@ fn alone() -> u32 {
 }
 
 impl Workload {
+    /// The size of its work, for people: `512 + 128 tokens`, or of forward passes alone `512 tokens` or `128 steps at depth
+    /// 4096`, and the batch where there is one. `prompt_tokens` is the prompt's length as far as it is known.
+    pub fn size(&self, prompt_tokens: Option<u32>) -> String {
+        let prompt = prompt_tokens.map_or_else(|| "text".to_owned(), |n| n.to_string());
+        let work = match self.kind {
+            Kind::Generate => format!("{prompt} + {} tokens", self.generate),
+            Kind::Prefill { .. } => format!("{prompt} tokens"),
+            Kind::Decode { .. } | Kind::ContextSweep => format!("{} steps", self.generate),
+        };
+        let depth = match self.kind.depth() {
+            0 => String::new(),
+            depth => format!(" at depth {depth}"),
+        };
+        let batch = if self.batch > 1 { format!(", batch {}", self.batch) } else { String::new() };
+        format!("{work}{depth}{batch}")
+    }
+
     /// Hash of everything but the name: two workloads with the same hash do the same work.
     pub fn digest(&self) -> Digest {
         let (kind, seed, tokens, text) = match &self.prompt {

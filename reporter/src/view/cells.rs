@@ -11,7 +11,7 @@ use regatta_core::sample::Sample;
 use serde::Serialize;
 
 use super::Meaning;
-use super::subject::{Measured, Subject, size};
+use super::subject::{Measured, Subject};
 use super::surroundings::{self, Column, Head};
 use crate::dataset::{self, CellResult, Rejected, Run};
 use crate::roofline::{Source, Utilisation};
@@ -177,7 +177,7 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         precision: measured.precision().as_str(),
         format: measured.result.cell.artifact.format.as_str(),
         workload: measured.workload().name.to_string(),
-        size: size(measured.workload(), measured.prompt_tokens()),
+        size: measured.size(),
         place: subject.label(),
         n: stats.values(),
         partial: !measured.result.is_ok(),
@@ -352,7 +352,7 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     let artifact = &result.cell.artifact;
     let mut facts = vec![
         fact("weights", format!("{} {} ({})", artifact.format, artifact.precision, artifact.weights)),
-        fact("work", size(measured.workload(), measured.prompt_tokens())),
+        fact("work", measured.size()),
         fact("decode rate, 95 % CI", interval(measured.stats.decode_rate)),
     ];
     if let Some(first) = result.samples.first() {

@@ -6,7 +6,7 @@ use regatta_core::metrics::Metrics;
 use regatta_core::workload::{Kind, Workload};
 use serde::Serialize;
 
-use super::subject::{Measured, Subject, size};
+use super::subject::{Measured, Subject};
 use crate::stats::{MIN_FOR_CI, Repetition, Summary, ms, percentile, sorted};
 use crate::text;
 
@@ -363,7 +363,7 @@ impl<'a> Context<'a> {
 
     fn workload_title(&self, workload: &Workload) -> String {
         let cell = self.subject.cells.iter().find(|m| m.workload().name == workload.name);
-        format!("{}: {}", workload.name, size(workload, cell.and_then(Measured::prompt_tokens)))
+        format!("{}: {}", workload.name, workload.size(cell.and_then(Measured::prompt_tokens)))
     }
 
     /// The most values that a cell has: worker processes, or repetitions of a single one.

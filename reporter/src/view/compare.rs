@@ -5,7 +5,7 @@ use regatta_core::backend::BackendKind;
 use serde::Serialize;
 
 use super::Value;
-use super::subject::{Measured, Subject, size};
+use super::subject::{Measured, Subject};
 use crate::stats::{Summary, geometric_mean};
 use crate::text;
 
@@ -241,6 +241,6 @@ fn fastest(subject: &Subject<'_>, name_subject: bool) -> Option<Headline> {
     let (best, rate) = rates.max_by(|a, b| a.1.total_cmp(&b.1))?;
     let lead =
         if name_subject { format!("{}, fastest decode", subject.short_label()) } else { "Fastest decode".to_owned() };
-    let size = size(best.workload(), best.prompt_tokens());
+    let size = best.size();
     Some(Headline { lead, text: format!("{} tokens/s: {} ({size}).", text::number(rate), best.label()) })
 }

@@ -22,7 +22,6 @@ use serde::Serialize;
 
 use super::cells::{Value, plain, spread};
 use super::charts::{self, Caption, Chart, Guide, Line, LineChart, LinePanel, Note, Point, Scale, Series};
-use super::subject::size;
 use super::{Meaning, Section};
 use crate::dataset::{CellResult, Run};
 use crate::stats::{Summary, ms};
@@ -170,7 +169,7 @@ impl Group<'_> {
 
     fn size(&self) -> String {
         let measured = self.cells.iter().find_map(|cell| cell.samples.first()).map(|sample| sample.prompt_tokens);
-        size(self.workload(), measured.or(self.workload().prompt.tokens()))
+        self.workload().size(measured.or(self.workload().prompt.tokens()))
     }
 
     /// `tinyllama-1.1b on cuda:0, cuda:1 of bench-01; cuda:0 of bench-02`.

@@ -6,7 +6,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::Cell;
 use regatta_core::flag::Flag;
 use regatta_core::quality::Quality;
-use regatta_core::workload::{Kind, Workload};
+use regatta_core::workload::Workload;
 
 use crate::dataset::{CellResult, Run};
 use crate::stats::CellStats;
@@ -140,6 +140,11 @@ impl<'a> Measured<'a> {
         self.result.samples.first().map(|s| s.prompt_tokens).or(self.workload().prompt.tokens())
     }
 
+    /// The size of its work, for people.
+    pub(super) fn size(&self) -> String {
+        self.workload().size(self.prompt_tokens())
+    }
+
     /// Whether its numbers must not be taken as settled.
     pub(super) fn is_suspect(&self) -> bool {
         let flags = self.result.flags();
@@ -156,21 +161,4 @@ impl<'a> Measured<'a> {
         };
         format!("{} · {} · {}{replica}", self.backend(), self.precision(), workload.name)
     }
-}
-
-/// `512 + 128 tokens`, and the batch where there is one: prompt and generated tokens. Of forward passes alone, `512 tokens`
-/// or `128 steps`, and the depth where there is one.
-pub(super) fn size(workload: &Workload, prompt_tokens: Option<u32>) -> String {
-    let prompt = prompt_tokens.map_or_else(|| "?".to_owned(), |n| n.to_string());
-    let work = match workload.kind {
-        Kind::Generate => format!("{prompt} + {} tokens", workload.generate),
-        Kind::Prefill { .. } => format!("{prompt} tokens"),
-        Kind::Decode { .. } | Kind::ContextSweep => format!("{} steps", workload.generate),
-    };
-    let depth = match workload.kind.depth() {
-        0 => String::new(),
-        depth => format!(" at depth {depth}"),
-    };
-    let batch = if workload.batch > 1 { format!(", batch {}", workload.batch) } else { String::new() };
-    format!("{work}{depth}{batch}")
 }

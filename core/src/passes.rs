@@ -164,7 +164,9 @@ impl Progress {
             };
             (interval.high - median).max(median - interval.low) <= within * median
         };
-        self.medians.iter().filter(|medians| !medians.is_empty()).all(narrow)
+        let mut known = self.medians.iter().filter(|medians| !medians.is_empty()).peekable();
+        // Of nothing, nothing is narrow: every pass may have been disturbed.
+        known.peek().is_some() && known.all(narrow)
     }
 }
 
@@ -208,6 +210,18 @@ mod tests {
         assert_eq!(reason(&wide[..6], 61), Some(StopReason::Budget));
         assert_eq!(reason(&wide, 1), Some(StopReason::Most));
         assert_eq!(reason(&[], 61), None, "nothing ends before it has begun");
+    }
+
+    #[test]
+    fn passes_that_were_all_disturbed_are_never_precise() {
+        let mut progress = Progress::default();
+        for pass in 1..=12 {
+            assert_eq!(progress.judge(&WITHIN, Duration::ZERO), None, "before pass {pass}");
+            progress.add(&sample(), false);
+            progress.end_pass();
+        }
+        let stopped = Stopped { passes: 12, reason: StopReason::Most };
+        assert_eq!(progress.judge(&WITHIN, Duration::ZERO), Some(stopped));
     }
 
     #[test]

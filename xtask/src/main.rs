@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod overhead;
 mod parity;
+mod rates;
 mod setup;
 
 use std::path::PathBuf;

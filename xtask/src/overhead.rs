@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::{Failure, Run, target_dir};
 use crate::program;
+use crate::rates::{column, median};
 
 /// Pairs unless another number is given.
 pub(crate) const PAIRS: usize = 20;
@@ -45,7 +46,7 @@ pub(crate) fn run(model: &Path, pairs: usize) -> Result<(), Failure> {
     let scenario = folder.join("scenario.toml");
     std::fs::write(&scenario, SCENARIO).map_err(failed)?;
     let bench = Bench { folder, scenario };
-    bench.regatta(&["models", "import", "smollm2-135m", "--replace", "--from"]).arg(model).run()?;
+    bench.regatta(&["models", "pull", "smollm2-135m", "--replace", "--from"]).arg(model).run()?;
     let mut ratios = Vec::new();
     for pair in 0..pairs {
         let (with, without) = bench.pair(pair)?;
@@ -55,7 +56,7 @@ pub(crate) fn run(model: &Path, pairs: usize) -> Result<(), Failure> {
     ratios.sort_by(f64::total_cmp);
     let (low, high, confidence) = median_interval(&ratios);
     let percent = confidence * 100.0;
-    println!("decode rate with telemetry over without: {:.4}, {low:.4} to {high:.4} ({percent:.1} %)", median(&ratios));
+    println!("decode rate with telemetry over without: {:.4}, {low:.4} to {high:.4} ({percent:.1} %)", median(ratios));
     Ok(())
 }
 
@@ -88,29 +89,11 @@ impl Bench {
         run.output()
             .ok_or_else(|| Failure(format!("a run failed; regatta run {} says why", self.scenario.display())))?;
         let csv = self.regatta(&["report", "--format", "csv"]).output();
-        let mut rates = csv.as_deref().map(decode_rates).unwrap_or_default();
+        let rates = csv.map(|csv| column(&csv, "decode_tokens_per_s")).unwrap_or_default();
         if rates.is_empty() {
             return Err(Failure("a run gave no decode rate".to_owned()));
         }
-        rates.sort_by(f64::total_cmp);
-        Ok(median(&rates))
-    }
-}
-
-/// The column of decode rates. No field of this scenario has a comma in it.
-fn decode_rates(csv: &str) -> Vec<f64> {
-    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let column = lines.next().and_then(|heads| heads.iter().position(|head| *head == "decode_tokens_per_s"));
-    let Some(column) = column else { return Vec::new() };
-    lines.filter_map(|fields| fields.get(column)?.parse().ok()).collect()
-}
-
-/// The middle of sorted values; NaN for none.
-fn median(sorted: &[f64]) -> f64 {
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+        Ok(median(rates))
     }
 }
 
@@ -139,18 +122,11 @@ mod tests {
     #[test]
     fn the_interval_is_that_of_the_order_statistics() {
         let values: Vec<f64> = (1..=20u8).map(f64::from).collect();
-        assert!((median(&values) - 10.5).abs() < 1e-12);
         let (low, high, confidence) = median_interval(&values);
         assert_eq!((low, high), (6.0, 15.0));
         assert!((confidence - 0.9586).abs() < 1e-4, "{confidence}");
         let (low, high, confidence) = median_interval(&values[..6]);
         assert_eq!((low, high), (1.0, 6.0));
         assert!((confidence - 0.96875).abs() < 1e-9);
-    }
-
-    #[test]
-    fn rates_are_read_by_the_name_of_their_column() {
-        assert_eq!(decode_rates("a,decode_tokens_per_s\nx,10.5\ny,\nz,11\n"), [10.5, 11.0]);
-        assert_eq!(decode_rates("a,b\nx,10.5\n"), [] as [f64; 0]);
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::{Failure, Run, cargo, exists};
 use crate::fixtures::{cache_dir, entries, find, python};
+use crate::rates::{column, median};
 
 const PACKAGE: &str = "llama-cpp-python==0.3.36";
 const TOOL: &str = "vendor/llama.cpp/tools/llama-bench";
@@ -76,17 +77,6 @@ pub(crate) fn run(regatta: &Path, pairs: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
-}
-
 /// Prefill and decode rate of one run: medians of its repetitions, in tokens per second.
 fn ours(regatta: &Path, home: &Path, scenario: &Path) -> Result<(f64, f64), Failure> {
     let out = home.join("out");
@@ -95,13 +85,8 @@ fn ours(regatta: &Path, home: &Path, scenario: &Path) -> Result<(f64, f64), Fail
     run.output().ok_or_else(|| Failure(format!("regatta run {} failed", scenario.display())))?;
     let report = Run::new(regatta).env("REGATTA_HOME", home).args(&["report", "--format", "csv"]);
     let csv = report.output().ok_or_else(|| Failure("regatta report failed".to_owned()))?;
-    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let names = lines.next().unwrap_or_default();
-    let column = |name: &str| names.iter().position(|found| *found == name);
-    let (prefill, decode) = (column("prefill_tokens_per_s"), column("decode_tokens_per_s"));
-    let rows: Vec<_> = lines.collect();
-    let values = |at: Option<usize>| median(rows.iter().filter_map(|row| row.get(at?)?.parse().ok()));
-    Ok((values(prefill), values(decode)))
+    let rate = |name: &str| median(column(&csv, name));
+    Ok((rate("prefill_tokens_per_s"), rate("decode_tokens_per_s")))
 }
 
 /// The same of llama-bench.

@@ -10,6 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ranks;
+
 /// How far outside of a window a reading may lie and still speak for its edge, in nanoseconds.
 const REACH_NS: u64 = 300_000_000;
 
@@ -144,11 +146,9 @@ pub struct Spread {
 
 impl Spread {
     fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = ranks::sorted(values.iter().copied());
         let (&min, &max) = (sorted.first()?, sorted.last()?);
-        let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-        Some(Self { min, median: f64::midpoint(low, high), max })
+        Some(Self { min, median: ranks::median(&sorted)?, max })
     }
 }
 

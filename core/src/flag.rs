@@ -33,8 +33,6 @@ pub enum Flag {
     ThermalThrottling,
     /// The device's clock was not steady.
     UnsteadyClock,
-    /// The device's clock was lower than it usually is.
-    SlowClock,
     /// The device was about to become too hot.
     NearHeatLimit,
     /// Other programs kept the host busy.
@@ -55,7 +53,7 @@ pub enum Flag {
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 21] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -69,7 +67,6 @@ impl Flag {
         Self::ForeignProcess,
         Self::ThermalThrottling,
         Self::UnsteadyClock,
-        Self::SlowClock,
         Self::NearHeatLimit,
         Self::BusyHost,
         Self::NarrowBus,
@@ -96,7 +93,6 @@ impl Flag {
             Self::ForeignProcess => "foreign_process",
             Self::ThermalThrottling => "thermal_throttling",
             Self::UnsteadyClock => "unsteady_clock",
-            Self::SlowClock => "slow_clock",
             Self::NearHeatLimit => "near_heat_limit",
             Self::BusyHost => "busy_host",
             Self::NarrowBus => "narrow_bus",
@@ -126,7 +122,6 @@ impl Flag {
                 "the driver slowed the device down because of heat for more than 1 % of the time"
             }
             Self::UnsteadyClock => "the device's clock varied by more than 3 % (standard deviation over mean)",
-            Self::SlowClock => "the device's clock was below 97 % of what it was in the last 30 days",
             Self::NearHeatLimit => "the device was within 5 °C of the temperature at which it slows itself down",
             Self::BusyHost => "programs other than the worker took more than half a core",
             Self::NarrowBus => "the device's bus used fewer lanes than it has",

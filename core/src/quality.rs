@@ -5,7 +5,7 @@
 //! | slowed down by the device's hardware, for any time | invalid |
 //! | another program computes on the device | invalid |
 //! | slowed down by the driver for heat, more than 1 % of the time | suspect |
-//! | clock varies by more than 3 %, or its median is below 97 % of the machine's usual one | suspect |
+//! | clock varies by more than 3 % | suspect |
 //! | within 5 °C of the temperature at which the device slows itself down | suspect |
 //! | others take more than half a core, fewer bus lanes than there are, battery, power saving | suspect |
 //! | the clock of a group of devices is kept, the device waits for the host | suspect |
@@ -25,8 +25,6 @@ pub const MAX_REPEATS: u32 = 2;
 const MAX_THERMAL_SHARE: f64 = 0.01;
 /// A clock whose standard deviation is more than this share of its mean is not steady.
 const MAX_CLOCK_CV: f64 = 0.03;
-/// A clock below this share of the usual one is slow.
-const MIN_USUAL_CLOCK: f64 = 0.97;
 /// Nearer to the limit than this, in degrees Celsius, is hot.
 const MIN_HEADROOM_C: f64 = 5.0;
 /// More load by others than this, in cores, disturbs.
@@ -43,15 +41,13 @@ pub enum Quality {
     Invalid(Flags),
 }
 
-/// Judges a repetition by its surroundings. `usual_clock_mhz`: the median of the device's clock in valid repetitions of
-/// this cell on this machine over the last 30 days, where there are any.
-pub fn classify(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> Quality {
+/// Judges a repetition by its surroundings. By itself: whether a clock is lower than it used to be takes a history.
+pub fn classify(telemetry: &Telemetry) -> Quality {
     let seen = [
         (Flag::HardwareSlowdown, telemetry.throttled_ns.hardware().is_some_and(|ns| ns > 0)),
         (Flag::ForeignProcess, telemetry.foreign_processes.is_some_and(|n| n > 0)),
         (Flag::ThermalThrottling, throttled_by_heat(telemetry)),
         (Flag::UnsteadyClock, telemetry.clock_cv.is_some_and(|cv| cv > MAX_CLOCK_CV)),
-        (Flag::SlowClock, slow(telemetry, usual_clock_mhz)),
         (Flag::NearHeatLimit, hot(telemetry)),
         (Flag::BusyHost, telemetry.load_by_others.is_some_and(|cores| cores > MAX_LOAD_BY_OTHERS)),
         (Flag::NarrowBus, telemetry.pcie.is_some_and(|pcie| pcie.width < pcie.max_width)),
@@ -66,11 +62,6 @@ pub fn classify(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> Quality 
 fn throttled_by_heat(telemetry: &Telemetry) -> bool {
     let most = telemetry.window_ns as f64 * MAX_THERMAL_SHARE;
     telemetry.throttled_ns.sw_thermal.is_some_and(|ns| ns as f64 > most)
-}
-
-fn slow(telemetry: &Telemetry, usual_clock_mhz: Option<f64>) -> bool {
-    let clock = telemetry.clock_mhz.zip(usual_clock_mhz);
-    clock.is_some_and(|(clock, usual)| clock.median < usual * MIN_USUAL_CLOCK)
 }
 
 fn hot(telemetry: &Telemetry) -> bool {
@@ -123,7 +114,6 @@ fn is_suspicious(flag: Flag) -> bool {
         flag,
         Flag::ThermalThrottling
             | Flag::UnsteadyClock
-            | Flag::SlowClock
             | Flag::NearHeatLimit
             | Flag::BusyHost
             | Flag::NarrowBus
@@ -137,7 +127,7 @@ fn is_suspicious(flag: Flag) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Pcie, Spread, Throttled};
+    use crate::telemetry::{Pcie, Throttled};
 
     fn suspect(flag: Flag) -> Quality {
         Quality::Suspect(Flags::from([flag]))
@@ -147,11 +137,7 @@ mod tests {
     fn judged(change: impl FnOnce(&mut Telemetry)) -> Quality {
         let mut telemetry = Telemetry { window_ns: 1_000_000_000, ..Telemetry::default() };
         change(&mut telemetry);
-        classify(&telemetry, Some(1000.0))
-    }
-
-    fn clock(median: f64) -> Spread {
-        Spread { min: median, median, max: median }
+        classify(&telemetry)
     }
 
     #[test]
@@ -184,8 +170,6 @@ mod tests {
             (judged(|t| t.throttled_ns.sync_boost = Some(1)), suspect(Flag::SyncBoost)),
             (judged(|t| t.clock_cv = Some(0.03)), Quality::Valid),
             (judged(|t| t.clock_cv = Some(0.031)), suspect(Flag::UnsteadyClock)),
-            (judged(|t| t.clock_mhz = Some(clock(970.0))), Quality::Valid),
-            (judged(|t| t.clock_mhz = Some(clock(969.0))), suspect(Flag::SlowClock)),
             (judged(|t| (t.temperature_c, t.temperature_limit_c) = (Some(84.9), Some(90.0))), Quality::Valid),
             (
                 judged(|t| (t.temperature_c, t.temperature_limit_c) = (Some(85.0), Some(90.0))),
@@ -203,8 +187,6 @@ mod tests {
         ] {
             assert_eq!(found, expected);
         }
-        let slow = Telemetry { clock_mhz: Some(clock(1.0)), ..Telemetry::default() };
-        assert_eq!(classify(&slow, None), Quality::Valid, "nothing to compare with");
     }
 
     #[test]

@@ -663,8 +663,7 @@ fn to_worker(message: to_worker::Message) -> pb::ToWorker {
 fn surroundings(telemetry: Option<&Telemetry>, conditions: &Flags) -> Flags {
     let mut flags = conditions.clone();
     if let Some(telemetry) = telemetry {
-        // The agent has no history to compare clocks with.
-        flags.extend(quality::classify(telemetry, None).flags());
+        flags.extend(quality::classify(telemetry).flags());
         flags.extend((!telemetry.lost.is_empty()).then_some(Flag::TelemetryLost));
     }
     flags

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 const RUN: &str = "run-a";
 
-fn scenario(repetitions: u32) -> String {
+fn scenario(repetitions: u32, passes: u32) -> String {
     format!(
         r#"
 schema = 1
@@ -37,6 +37,7 @@ devices = ["cpu"]
 
 [policy]
 repetitions = {repetitions}
+passes = {passes}
 threads = 1
 
 [policy.warmup]
@@ -111,7 +112,7 @@ impl Fleet {
     }
 
     /// Submits the scenario when both agents are connected.
-    async fn submit(&mut self, repetitions: u32) {
+    async fn submit(&mut self, repetitions: u32, passes: u32) {
         let connected = async {
             loop {
                 let agents = self.people.list_agents(pb::ListAgentsRequest {}).await.unwrap().into_inner().agents;
@@ -124,7 +125,7 @@ impl Fleet {
         timeout(PATIENCE, connected).await.unwrap();
         let bundle = pb::ScenarioBundle {
             file: "scaling.toml".to_owned(),
-            text: scenario(repetitions),
+            text: scenario(repetitions, passes),
             models: BUILT_IN_MODELS.to_owned(),
             ..pb::ScenarioBundle::default()
         };
@@ -178,18 +179,19 @@ fn is_done(run: &pb::Run) -> bool {
 async fn two_agents_measure_a_workload_one_by_one_and_together() {
     let mut fleet = Fleet::start().await;
     let agents = vec![fleet.agent("node-a").await, fleet.agent("node-b").await];
-    fleet.submit(3).await;
+    fleet.submit(3, 2).await;
     fleet.watch(is_done).await;
     let run = fleet.report().await;
     // Each CPU alone, and both together.
     assert_eq!((run.rows.len(), run.groups.len(), run.problems.len()), (2, 1, 0), "{:#?}", run.problems);
     let group = &run.groups[0];
-    assert_eq!((group.replicas, group.n, group.problem.as_str()), (2, 3, ""));
+    // Three repetitions of each of two worker processes a replica, all begun together.
+    assert_eq!((group.replicas, group.n, group.problem.as_str()), (2, 6, ""));
     assert_eq!(group.place, "regatta-15m on cpu of node-a; cpu of node-b");
     assert!(group.flags.iter().any(|flag| flag.name == "one machine"), "{:?}", group.flags);
     let (skew, efficiency) = (group.skew.sort.unwrap(), group.efficiency.sort.unwrap());
     assert!(skew > 0.0 && efficiency > 0.0, "{skew} ms, {efficiency}");
-    assert_eq!(fleet.reader.begun(&RUN.parse().unwrap()).await.unwrap().len(), 3);
+    assert_eq!(fleet.reader.begun(&RUN.parse().unwrap()).await.unwrap().len(), 6);
     let scaling = run.sections.iter().flat_map(|section| &section.charts).any(|c| c.caption().slug == "scaling");
     assert!(scaling, "no chart");
     fleet.end(agents).await;
@@ -200,7 +202,7 @@ async fn a_group_whose_agent_crashes_is_repeated_whole() {
     const REPETITIONS: u32 = 30;
     let mut fleet = Fleet::start().await;
     let [first, second] = [fleet.agent("node-a").await, fleet.agent("node-b").await];
-    fleet.submit(REPETITIONS).await;
+    fleet.submit(REPETITIONS, 1).await;
     // Singles are done, and the group has begun.
     fleet.watch(|run| run.samples > u64::from(2 * REPETITIONS)).await;
     second.task.abort();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::{Failure, Run, target_dir};
 use crate::program;
-use crate::rates::{column, median};
+use crate::rates::{column, median, median_interval};
 
 /// Pairs unless another number is given.
 pub(crate) const PAIRS: usize = 20;
@@ -94,39 +94,5 @@ impl Bench {
             return Err(Failure("a run gave no decode rate".to_owned()));
         }
         Ok(median(rates))
-    }
-}
-
-/// Two of the sorted values that enclose the true median with at least 95 % confidence, and that confidence: from rank r to
-/// rank n + 1 - r misses it with probability 2 · P(Binomial(n, 1/2) < r). The whole range where there are few.
-fn median_interval(sorted: &[f64]) -> (f64, f64, f64) {
-    let n = sorted.len();
-    let (mut term, mut below) = (0.5f64.powi(i32::try_from(n).unwrap_or(i32::MAX)), 0.0);
-    let mut best = (f64::NAN, f64::NAN, 0.0);
-    for cut in 0..n.div_ceil(2) {
-        below += term;
-        let confidence = 1.0 - 2.0 * below;
-        if cut > 0 && confidence < 0.95 {
-            break;
-        }
-        best = (sorted[cut], sorted[n - 1 - cut], confidence);
-        term *= (n - cut) as f64 / (cut + 1) as f64;
-    }
-    best
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_interval_is_that_of_the_order_statistics() {
-        let values: Vec<f64> = (1..=20u8).map(f64::from).collect();
-        let (low, high, confidence) = median_interval(&values);
-        assert_eq!((low, high), (6.0, 15.0));
-        assert!((confidence - 0.9586).abs() < 1e-4, "{confidence}");
-        let (low, high, confidence) = median_interval(&values[..6]);
-        assert_eq!((low, high), (1.0, 6.0));
-        assert!((confidence - 0.96875).abs() < 1e-9);
     }
 }

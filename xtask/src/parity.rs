@@ -4,13 +4,12 @@
 //! The crate that vendors llama.cpp leaves llama-bench's two files out; they come from the source distribution of a Python
 //! package that has them. For checks only: nothing of it goes into what is built for users.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::command::{Failure, Run, cargo, exists};
 use crate::fixtures::{cache_dir, entries, find, python};
-use crate::rates::{column, median};
+use crate::rates::{column, median, median_interval};
 
 const PACKAGE: &str = "llama-cpp-python==0.3.36";
 const TOOL: &str = "vendor/llama.cpp/tools/llama-bench";
@@ -31,82 +30,85 @@ const CHECKS: [Check; 2] = [
 
 const REPETITIONS: usize = 5;
 
+/// One kind of forward pass of a check, as each of the two is told of it. A run of its own, so that few seconds lie between
+/// what is compared.
+struct Test {
+    name: String,
+    scenario: PathBuf,
+    /// The column of Regatta's CSV with its rate.
+    column: &'static str,
+    /// llama-bench's flags.
+    flags: [String; 4],
+}
+
 /// Compares in so many pairs; `regatta` is the program that is measured.
 pub(crate) fn run(regatta: &Path, pairs: usize) -> Result<(), Failure> {
     let bench = llama_bench()?;
     let home = cache_dir().join("parity");
     for check in &CHECKS {
         let file = weights(regatta, &home, check)?;
-        let scenario = scenario(&home, check)?;
-        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-        for pair in 0..pairs {
-            // Whoever is second finds the machine warmer, so they take turns at that too.
-            let (ours, theirs) = if pair % 2 == 0 {
-                let ours = ours(regatta, &home, &scenario)?;
-                (ours, theirs(&bench, &file, check)?)
-            } else {
-                let theirs = theirs(&bench, &file, check)?;
-                (ours(regatta, &home, &scenario)?, theirs)
-            };
-            println!(
-                "{} {} pair {}: pp{} {:.2} / {:.2}, tg{} {:.2} / {:.2} tokens/s",
-                check.model,
-                check.precision,
-                pair + 1,
-                check.prompt,
-                ours.0,
-                theirs.0,
-                check.steps,
-                ours.1,
-                theirs.1
-            );
-            prefill.push((ours.0, theirs.0));
-            decode.push((ours.1, theirs.1));
-        }
-        for (name, values) in [(format!("pp{}", check.prompt), &prefill), (format!("tg{}", check.steps), &decode)] {
-            let [ours, theirs] = [0, 1].map(|at| median(values.iter().map(|v| if at == 0 { v.0 } else { v.1 })));
-            let ratio = median(values.iter().map(|(a, b)| a / b));
-            println!(
-                "{} {} {name}: Regatta {ours:.2}, llama-bench {theirs:.2} tokens/s; ratio of medians {:.4}, median of ratios {ratio:.4}",
-                check.model,
-                check.precision,
-                ours / theirs
-            );
+        let ours = |test: &Test| ours(regatta, &home, test);
+        let theirs = |test: &Test| theirs(&bench, &file, test);
+        for test in &check.tests(&home)? {
+            let title = format!("{} {} {}", check.model, check.precision, test.name);
+            let mut rates = Vec::new();
+            for pair in 0..pairs {
+                // Whoever is second finds the machine warmer, so they take turns at that too.
+                let (ours, theirs) = if pair % 2 == 0 {
+                    let ours = ours(test)?;
+                    (ours, theirs(test)?)
+                } else {
+                    let theirs = theirs(test)?;
+                    (ours(test)?, theirs)
+                };
+                println!("{title} pair {}: {ours:.2} / {theirs:.2} tokens/s, ratio {:.4}", pair + 1, ours / theirs);
+                rates.push((ours, theirs));
+            }
+            println!("{title}: {}", summary(&rates));
         }
     }
     Ok(())
 }
 
-/// Prefill and decode rate of one run: medians of its repetitions, in tokens per second.
-fn ours(regatta: &Path, home: &Path, scenario: &Path) -> Result<(f64, f64), Failure> {
+/// Regatta's rates beside llama-bench's.
+fn summary(rates: &[(f64, f64)]) -> String {
+    let (ours, theirs) = (median(rates.iter().map(|pair| pair.0)), median(rates.iter().map(|pair| pair.1)));
+    let mut ratios: Vec<f64> = rates.iter().map(|(ours, theirs)| ours / theirs).collect();
+    ratios.sort_by(f64::total_cmp);
+    let (low, high, confidence) = median_interval(&ratios);
+    format!(
+        "Regatta {ours:.2}, llama-bench {theirs:.2} tokens/s; ratio of medians {:.4}; median of ratios {:.4}, {low:.4} to \
+         {high:.4} ({:.1} %)",
+        ours / theirs,
+        median(ratios),
+        confidence * 100.0
+    )
+}
+
+/// The median rate of one run's repetitions, in tokens per second.
+fn ours(regatta: &Path, home: &Path, test: &Test) -> Result<f64, Failure> {
     let out = home.join("out");
+    let scenario = &test.scenario;
     let run =
         Run::new(regatta).env("REGATTA_HOME", home).args(&["run", "--quick"]).arg(scenario).arg("--out").arg(&out);
     run.output().ok_or_else(|| Failure(format!("regatta run {} failed", scenario.display())))?;
     let report = Run::new(regatta).env("REGATTA_HOME", home).args(&["report", "--format", "csv"]);
     let csv = report.output().ok_or_else(|| Failure("regatta report failed".to_owned()))?;
-    let rate = |name: &str| median(column(&csv, name));
-    Ok((rate("prefill_tokens_per_s"), rate("decode_tokens_per_s")))
+    Ok(median(column(&csv, test.column)))
 }
 
 /// The same of llama-bench.
-fn theirs(bench: &Path, model: &Path, check: &Check) -> Result<(f64, f64), Failure> {
-    let (prompt, steps, repetitions) = (check.prompt.to_string(), check.steps.to_string(), REPETITIONS.to_string());
-    let threads = threads().to_string();
-    let output = Run::new(bench)
-        .args(&["-p", &prompt, "-n", &steps, "-r", &repetitions, "-t", &threads, "-fa", "1", "-o", "jsonl", "-m"])
+fn theirs(bench: &Path, model: &Path, test: &Test) -> Result<f64, Failure> {
+    let (repetitions, threads) = (REPETITIONS.to_string(), threads().to_string());
+    let run = test.flags.iter().fold(Run::new(bench), |run, flag| run.args(&[flag]));
+    let output = run
+        .args(&["-r", &repetitions, "-t", &threads, "-fa", "1", "-o", "jsonl", "-m"])
         .arg(model)
         .output()
         .ok_or_else(|| Failure(format!("{} failed", bench.display())))?;
-    let rate = |line: &str| {
-        let list = line.split_once("\"samples_ts\": [")?.1.split_once(']')?.0;
-        Some(median(list.split(',').filter_map(|number| number.trim().parse().ok())))
-    };
-    let rates: Vec<f64> = output.lines().filter_map(rate).collect();
-    match rates.as_slice() {
-        [prefill, decode] => Ok((*prefill, *decode)),
-        _ => Err(Failure(format!("llama-bench printed no two results:\n{output}"))),
-    }
+    let list = output.split_once("\"samples_ts\": [").and_then(|(_, rest)| rest.split_once(']'));
+    let list = list.ok_or_else(|| Failure(format!("llama-bench printed no result:\n{output}")))?.0;
+    Ok(median(list.split(',').filter_map(|number| number.trim().parse().ok())))
 }
 
 /// One thread a core; what Regatta takes by itself where cores have no siblings. Both get the same number.
@@ -114,19 +116,38 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-fn scenario(home: &Path, check: &Check) -> Result<PathBuf, Failure> {
-    let Check { model, precision, weights, prompt, steps } = check;
-    let mut text = format!(
-        "schema = 1\nname = \"parity\"\nmodels = [\"{model}\"]\nweights = \"{weights}\"\nbackends = [\"llama.cpp\"]\n\
-         precisions = [\"{precision}\"]\n[policy]\nrepetitions = {REPETITIONS}\nthreads = {}\n[policy.warmup]\n\
-         min_repetitions = 1\nmax_repetitions = 1\nmin_time = \"0s\"\n",
-        threads()
-    );
-    let _ = write!(text, "[[workload]]\nname = \"pp\"\nkind = \"prefill\"\nprompt_tokens = {prompt}\n");
-    let _ = write!(text, "[[workload]]\nname = \"tg\"\nkind = \"decode\"\ngenerate = {steps}\n");
-    let path = home.join(format!("{model}.toml"));
-    fs::write(&path, text).map_err(|error| Failure(format!("failed to write {}: {error}", path.display())))?;
-    Ok(path)
+impl Check {
+    fn tests(&self, home: &Path) -> Result<[Test; 2], Failure> {
+        let (prompt, steps) = (self.prompt.to_string(), self.steps.to_string());
+        Ok([
+            Test {
+                name: format!("pp{prompt}"),
+                scenario: self.scenario(home, &format!("kind = \"prefill\"\nprompt_tokens = {prompt}\n"), "pp")?,
+                column: "prefill_tokens_per_s",
+                flags: ["-p".to_owned(), prompt, "-n".to_owned(), "0".to_owned()],
+            },
+            Test {
+                name: format!("tg{steps}"),
+                scenario: self.scenario(home, &format!("kind = \"decode\"\ngenerate = {steps}\n"), "tg")?,
+                column: "decode_tokens_per_s",
+                flags: ["-p".to_owned(), "0".to_owned(), "-n".to_owned(), steps],
+            },
+        ])
+    }
+
+    /// A scenario of one workload, warmed up as llama-bench does: once.
+    fn scenario(&self, home: &Path, workload: &str, name: &str) -> Result<PathBuf, Failure> {
+        let Self { model, precision, weights, .. } = self;
+        let text = format!(
+            "schema = 1\nname = \"parity\"\nmodels = [\"{model}\"]\nweights = \"{weights}\"\nbackends = [\"llama.cpp\"]\n\
+             precisions = [\"{precision}\"]\n[policy]\nrepetitions = {REPETITIONS}\nthreads = {}\n[policy.warmup]\n\
+             min_repetitions = 1\nmax_repetitions = 1\nmin_time = \"0s\"\n[[workload]]\nname = \"{name}\"\n{workload}",
+            threads()
+        );
+        let path = home.join(format!("{model}-{name}.toml"));
+        fs::write(&path, text).map_err(|error| Failure(format!("failed to write {}: {error}", path.display())))?;
+        Ok(path)
+    }
 }
 
 /// The GGUF file that both are given.

@@ -135,8 +135,8 @@ fn a_run_of_two_agents_reads_the_same_from_afar_and_from_the_database() {
     let scenario = fleet.home.scenario(&["one", "two", "three"], 3, "60s");
     let run = fleet.submit(&scenario);
     let watched = fleet.regatta(&["watch", &run[..13], "--json"]);
-    assert_eq!(watched.status.code(), Some(0), "{}", String::from_utf8_lossy(&watched.stderr));
     let seen = events(&watched);
+    assert_eq!(watched.status.code(), Some(0), "{}\n{seen:#?}", String::from_utf8_lossy(&watched.stderr));
     assert_eq!((&seen[0]["event"], &seen[0]["run"]), (&"run".into(), &run.as_str().into()));
     assert_eq!(seen.last().unwrap()["event"], "run_ended");
     assert!(ends(&seen).values().all(|times| *times == 1));

@@ -17,6 +17,7 @@ use crate::barriers::Barriers;
 use crate::canary;
 use crate::config::AgentConfig;
 use crate::devices;
+use crate::fingerprint::Machine;
 use crate::process::Surroundings;
 use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
 use crate::spool::handle::SpoolHandle;
@@ -137,6 +138,7 @@ impl Agent {
             lease: lease.clone(),
             barriers: barriers.clone(),
             telemetry: telemetry.clone(),
+            machine: Machine::new(self.config.id, self.devices.clone()),
             conditions: self.config.conditions,
             progress,
             timing: timing.clone(),

@@ -21,6 +21,7 @@ mod barriers;
 mod canary;
 pub mod config;
 pub mod devices;
+mod fingerprint;
 pub mod fitness;
 mod process;
 mod session;

@@ -1,5 +1,6 @@
 //! `regatta`: the one program people type.
 
+mod against;
 mod agent;
 mod agents;
 mod backup;

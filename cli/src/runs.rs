@@ -6,6 +6,7 @@ use clap::Args;
 use regatta_proto::pb;
 use serde_json::Value;
 
+use crate::against;
 use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
 use crate::output;
@@ -56,6 +57,9 @@ pub(crate) async fn list(args: RunsArgs, folders: &Folders) -> anyhow::Result<Ex
 pub(crate) struct ShowArgs {
     /// A run id or the beginning of one
     run: String,
+    /// Say in what the circumstances of this other run differ, and what that means for a comparison
+    #[arg(long, value_name = "RUN")]
+    against: Option<String>,
     #[command(flatten)]
     source: SourceArgs,
     /// Print JSON
@@ -63,8 +67,17 @@ pub(crate) struct ShowArgs {
     json: bool,
 }
 
-/// Shows the cells of one run.
+/// Shows the cells of one run, or how another run differs from it.
 pub(crate) async fn show(args: ShowArgs, folders: &Folders) -> anyhow::Result<Exit> {
+    if let Some(other) = &args.against {
+        let against = against::load(&args.run, other, &args.source, folders).await?;
+        if args.json {
+            output::json(&against.json());
+        } else {
+            output::text(&against.text());
+        }
+        return Ok(Exit::Done);
+    }
     let (run, cells): (RunView, Vec<CellView>) = match args.source.source(folders).await? {
         Source::Database(path) => {
             let reader = source::open(&path).await?;

@@ -182,6 +182,7 @@ fn content(bytes: &[u8]) -> Content {
             load_ns: facts.load_ns,
             weight_bytes: facts.weight_bytes,
             artifact_digest: facts.artifact_digest,
+            fingerprint: facts.fingerprint.into(),
         }),
         None => Content::Unreadable("a record of a kind that this coordinator does not know".to_owned()),
     }

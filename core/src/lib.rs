@@ -11,6 +11,7 @@ pub mod device;
 pub mod digest;
 mod document;
 pub mod failure;
+pub mod fingerprint;
 pub mod flag;
 pub mod fleet;
 pub mod id;

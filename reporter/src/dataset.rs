@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use regatta_core::canary::Canary;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
+use regatta_core::fingerprint::Fingerprint;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::passes::Stopped;
@@ -132,6 +133,8 @@ pub struct WorkerFacts {
     pub weight_bytes: Option<u64>,
     /// Hash over the artifact's file hashes, as hexadecimal digits.
     pub artifact_digest: String,
+    /// The circumstances; empty for what earlier versions measured.
+    pub fingerprint: Fingerprint,
 }
 
 /// A sample that was refused.

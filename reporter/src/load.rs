@@ -190,6 +190,7 @@ fn facts(cell: &CellRecord, workers: &[WorkerRecord]) -> Option<WorkerFacts> {
         engine: worker.facts.engine.clone(),
         weight_bytes: (worker.facts.weight_bytes > 0).then_some(worker.facts.weight_bytes),
         artifact_digest: worker.facts.artifact_digest.clone(),
+        fingerprint: worker.facts.fingerprint.clone(),
     })
 }
 

@@ -26,6 +26,7 @@ mod windows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use regatta_core::device::DeviceId;
+use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::telemetry::Reading;
 
 pub(crate) use self::recorder::{Recorder, Watch};
@@ -102,9 +103,20 @@ fn sources(devices: &[DeviceId]) -> Vec<Box<dyn Source>> {
     sources
 }
 
-/// What is set on the devices and changes what is measured, as labels.
+/// What is set on the devices and changes what is measured, as labels for people.
 pub(crate) fn facts(devices: &[DeviceId]) -> BTreeMap<String, String> {
-    nvml::Nvml::open(devices).map(|nvml| nvml.facts()).unwrap_or_default()
+    let line = |(device, settings): (DeviceId, Fingerprint)| {
+        let settings: Vec<_> = settings.parts().iter().map(|(name, value)| format!("{name} {value}")).collect();
+        (device.to_string(), settings.join(", "))
+    };
+    nvml::Nvml::open(devices).map(|nvml| nvml.settings().map(line).collect()).unwrap_or_default()
+}
+
+/// What is set on the host and on a device now and changes what is measured. Takes its time: libraries are loaded.
+pub(crate) fn settings(device: DeviceId) -> Fingerprint {
+    let of_device = nvml::Nvml::open(&[device]).and_then(|nvml| nvml.settings().next());
+    let settings = of_device.map(|(_, settings)| settings).unwrap_or_default();
+    settings.with(fingerprint::GOVERNOR, host().governor)
 }
 
 /// The host as it is now, as far as it can be told.

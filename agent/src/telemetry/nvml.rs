@@ -21,6 +21,7 @@ use nvml_wrapper::sys_exports::field_id::{
 };
 use nvml_wrapper::{Device, Nvml as Library};
 use regatta_core::device::{DeviceId, DeviceKind};
+use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::telemetry::{Pcie, Reading, Throttled};
 
 use super::{DeviceState, Snapshot, Source};
@@ -65,24 +66,26 @@ impl Nvml {
         }
     }
 
-    /// What is set on each device and changes what is measured, as a line for people.
-    pub(super) fn facts(&self) -> BTreeMap<String, String> {
-        let driver = self.library.sys_driver_version().ok().map(|version| format!("driver {version}"));
-        let facts = |(id, name): (&DeviceId, &Name)| {
+    /// What is set on each device and changes what is measured. Devices of which nothing can be told are left out.
+    pub(super) fn settings(&self) -> impl Iterator<Item = (DeviceId, Fingerprint)> {
+        let driver = self.library.sys_driver_version().ok();
+        let settings = move |(id, name): (&DeviceId, &Name)| {
             let device = self.device(name).ok()?;
-            let on = |what: &str, is_on: bool| format!("{what} {}", if is_on { "on" } else { "off" });
-            let parts = [
-                driver.clone(),
-                device.uuid().ok(),
-                is_persistent(&device).map(|is_on| on("persistence", is_on)),
-                device.is_ecc_enabled().ok().map(|ecc| on("ECC", ecc.currently_enabled)),
+            let on = |is_on: bool| if is_on { "on" } else { "off" };
+            let settings = Fingerprint::default()
+                .with(fingerprint::DRIVER, driver.clone())
+                .with(fingerprint::DEVICE_UUID, device.uuid().ok())
+                .with(fingerprint::PERSISTENCE, is_persistent(&device).map(on))
+                .with(fingerprint::ECC, device.is_ecc_enabled().ok().map(|ecc| on(ecc.currently_enabled)))
                 // 1 is NVML_DEVICE_MIG_ENABLE.
-                device.mig_mode().ok().map(|mode| on("MIG", mode.current == 1)),
-                device.enforced_power_limit().ok().map(|mw| format!("power limit {} W", mw / 1000)),
-            ];
-            Some((id.to_string(), parts.into_iter().flatten().collect::<Vec<_>>().join(", ")))
+                .with(fingerprint::MIG, device.mig_mode().ok().map(|mode| on(mode.current == 1)))
+                .with(
+                    fingerprint::POWER_LIMIT,
+                    device.enforced_power_limit().ok().map(|mw| format!("{} W", mw / 1000)),
+                );
+            Some((*id, settings))
         };
-        self.devices.iter().filter_map(facts).filter(|(_, line)| !line.is_empty()).collect()
+        self.devices.iter().filter_map(settings).filter(|(_, settings)| !settings.is_empty())
     }
 
     fn device(&self, name: &Name) -> Result<Device<'_>, NvmlError> {

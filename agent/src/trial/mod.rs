@@ -20,6 +20,7 @@ use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
+use regatta_core::fingerprint::Fingerprint;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::quality::{self, Quality};
 use regatta_core::telemetry::Telemetry;
@@ -37,6 +38,7 @@ use self::verdict::Cut;
 use self::weights::{Ready, Store};
 use crate::barriers::{Barriers, Waiting, Word};
 use crate::config::Timing;
+use crate::fingerprint::{self, Machine};
 use crate::process::{Process, Surroundings};
 use crate::spool::handle::SpoolHandle;
 use crate::spool::{SpoolError, TrialKey};
@@ -74,6 +76,7 @@ pub(crate) struct Context {
     pub(crate) lease: Lease,
     pub(crate) barriers: Barriers,
     pub(crate) telemetry: Recorder,
+    pub(crate) machine: Machine,
     /// What every sample must say.
     pub(crate) conditions: Flags,
     /// For live views. Full means that nobody looks: what doesn't fit is dropped.
@@ -86,7 +89,17 @@ pub(crate) async fn run(context: &Context, trial: Trial, epoch: Epoch, stop: wat
     let key = TrialKey { trial: trial.id.clone(), epoch };
     let course = Course::new(&trial);
     let began = Instant::now();
-    let mut run = Run { context, trial, key, stop, course, began, has_facts: false, watch: None };
+    let mut run = Run {
+        context,
+        trial,
+        key,
+        stop,
+        course,
+        began,
+        has_facts: false,
+        machine: Fingerprint::default(),
+        watch: None,
+    };
     let end = match run.measure().await {
         Ok(()) => End::Finished,
         Err(Released(reason)) => End::Released(reason),
@@ -129,6 +142,8 @@ struct Run<'c> {
     began: Instant,
     /// Whether the first record, about the worker, is written.
     has_facts: bool,
+    /// The machine and the device as they were at the beginning.
+    machine: Fingerprint,
     /// The view of the device while there is a worker.
     watch: Option<Watch>,
 }
@@ -179,6 +194,7 @@ impl Run<'_> {
 
     /// Worker after worker, until every cell has ended.
     async fn passes(&mut self, worker: &Worker, ready: &Ready) -> Result<(), Released> {
+        self.machine = self.context.machine.with_device(self.trial.device).await;
         self.began = Instant::now();
         while !self.course.is_over() {
             self.wait_for_lease().await;
@@ -416,12 +432,14 @@ impl Run<'_> {
         if self.has_facts {
             return Ok(());
         }
+        let fingerprint = fingerprint::with_worker(self.machine.clone(), &worker.info, &loaded.engine, &ready.digest);
         let facts = pb::WorkerFacts {
             worker: worker.json.clone(),
             engine: loaded.engine,
             load_ns: loaded.load_ns,
             weight_bytes: loaded.weight_bytes,
             artifact_digest: ready.digest.clone(),
+            fingerprint: fingerprint.into(),
         };
         self.record(trial_record::Record::Worker(facts)).await?;
         self.has_facts = true;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::fingerprint::Machine;
 use crate::spool::Spool;
 use crate::testing;
 
@@ -107,6 +108,7 @@ impl Scripted {
             lease: self.lease.clone(),
             barriers: self.barriers.clone(),
             telemetry: Recorder::off(),
+            machine: Machine::new("host".parse().unwrap(), Vec::new()),
             conditions: Flags::new(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),

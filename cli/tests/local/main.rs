@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod circumstances;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fleet;

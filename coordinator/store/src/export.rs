@@ -22,7 +22,7 @@ const AGENTS: &str = "SELECT agent_id FROM src.run_devices WHERE run_id = ?1
 const TRIALS: &str = "SELECT id FROM src.trials WHERE run_id = ?1";
 
 /// Every table, with the rows that go along: those of the run, of its trials, of its agents, or none.
-const TABLES: [(&str, Rows); 15] = [
+const TABLES: [(&str, Rows); 16] = [
     ("runs", Rows::Where("id = ?1")),
     ("run_devices", Rows::OfRun),
     ("trials", Rows::OfRun),
@@ -33,6 +33,7 @@ const TABLES: [(&str, Rows); 15] = [
     ("record_conflicts", Rows::OfTrials),
     ("rejected_samples", Rows::OfRun),
     ("worker_facts", Rows::OfTrials),
+    ("fingerprints", Rows::Fingerprints),
     ("agents", Rows::OfAgents("id")),
     ("devices", Rows::OfAgents("agent_id")),
     ("canaries", Rows::OfAgents("agent_id")),
@@ -49,6 +50,8 @@ enum Rows {
     OfGroups,
     /// Those of the chains of its leases: there is no index from a trial to what has arrived of it.
     Arrivals,
+    /// Those of its worker processes.
+    Fingerprints,
     /// Those of its agents, named by this column.
     OfAgents(&'static str),
     /// Those of the run, and those of its agents that belong to no run, from its submission to its end.
@@ -69,6 +72,9 @@ impl Rows {
                     SELECT before FROM chain JOIN src.arrivals USING (id) WHERE before IS NOT NULL
                  ) SELECT id FROM chain)"
             ),
+            Self::Fingerprints => {
+                format!("hash IN (SELECT fingerprint FROM src.worker_facts WHERE trial_id IN ({TRIALS}))")
+            }
             Self::OfAgents(column) => format!("{column} IN ({AGENTS})"),
             Self::Events => format!(
                 "run_id = ?1 OR (run_id IS NULL AND agent_id IN ({AGENTS}) AND at_unix_ns BETWEEN

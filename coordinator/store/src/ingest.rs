@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
+use regatta_core::fingerprint::Fingerprint;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::quality::MAX_REPEATS;
 use regatta_core::sample::{InvalidSample, Sample};
@@ -474,9 +475,10 @@ async fn reject(
 }
 
 async fn insert_worker(db: &mut SqliteConnection, under: Under<'_>, facts: &WorkerFacts) -> Result<(), StoreError> {
+    let fingerprint = insert_fingerprint(db, &facts.fingerprint).await?;
     sqlx::query(
-        "INSERT INTO worker_facts (trial_id, epoch, worker, engine, load_ns, weight_bytes, artifact_digest)
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO worker_facts (trial_id, epoch, worker, engine, load_ns, weight_bytes, artifact_digest, fingerprint)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(under.trial.as_str())
     .bind(under.epoch.0)
@@ -486,9 +488,27 @@ async fn insert_worker(db: &mut SqliteConnection, under: Under<'_>, facts: &Work
     .bind(i64::try_from(facts.load_ns).unwrap_or(i64::MAX))
     .bind(i64::try_from(facts.weight_bytes).unwrap_or(i64::MAX))
     .bind(&facts.artifact_digest)
+    .bind(fingerprint.as_ref().map(|hash| hash.as_bytes().as_slice()))
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Stores the circumstances, which most leases share, and returns their hash; `None` where nothing is known.
+async fn insert_fingerprint(
+    db: &mut SqliteConnection,
+    fingerprint: &Fingerprint,
+) -> Result<Option<Digest>, StoreError> {
+    if fingerprint.is_empty() {
+        return Ok(None);
+    }
+    let hash = fingerprint.hash();
+    sqlx::query("INSERT INTO fingerprints (hash, parts) VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(hash.as_bytes().as_slice())
+        .bind(row::to_json("fingerprints.parts", fingerprint)?)
+        .execute(db)
+        .await?;
+    Ok(Some(hash))
 }
 
 /// Ends a cell as its worker says, if what is stored bears it out. A replica's cell ends with those of its group.

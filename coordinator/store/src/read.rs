@@ -10,6 +10,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::{Device, DeviceId};
 use regatta_core::digest::Digest;
+use regatta_core::fingerprint::Fingerprint;
 use regatta_core::fleet::{Labels, Place};
 use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::passes::Stopped;
@@ -149,6 +150,8 @@ pub struct WorkerFacts {
     pub weight_bytes: u64,
     /// Hash over the artifact's file hashes, as hexadecimal digits.
     pub artifact_digest: String,
+    /// The circumstances; empty for records of earlier versions.
+    pub fingerprint: Fingerprint,
 }
 
 /// A trial and where it stands.
@@ -440,7 +443,8 @@ impl Reader {
     /// What is known of the run's worker processes, by trial and lease.
     pub async fn worker_facts(&self, run: &RunId) -> Result<Vec<WorkerRecord>, StoreError> {
         let rows = sqlx::query(
-            "SELECT w.* FROM worker_facts w JOIN trials t ON t.id = w.trial_id WHERE t.run_id = ?
+            "SELECT w.*, f.parts FROM worker_facts w JOIN trials t ON t.id = w.trial_id
+             LEFT JOIN fingerprints f ON f.hash = w.fingerprint WHERE t.run_id = ?
              ORDER BY t.ordinal, w.epoch",
         )
         .bind(run.as_str())

@@ -94,6 +94,11 @@ pub(crate) trait Columns {
         serde_json::from_str(&self.text(column)?).map_err(|error| unreadable(column, &error))
     }
 
+    fn optional_json<T: serde::de::DeserializeOwned>(&self, column: &str) -> Result<Option<T>, StoreError> {
+        let read = |text: String| serde_json::from_str(&text).map_err(|error| unreadable(column, &error));
+        self.optional_text(column)?.map(read).transpose()
+    }
+
     fn digest(&self, column: &str) -> Result<Digest, StoreError> {
         Digest::try_from(self.bytes(column)?.as_slice()).map_err(|error| unreadable(column, &error))
     }
@@ -254,6 +259,7 @@ pub(crate) fn worker_record(row: &SqliteRow) -> Result<WorkerRecord, StoreError>
         load_ns: row.unsigned("load_ns")?,
         weight_bytes: row.unsigned("weight_bytes")?,
         artifact_digest: row.text("artifact_digest")?,
+        fingerprint: row.optional_json("parts")?.unwrap_or_default(),
     };
     Ok(WorkerRecord { trial: row.parsed("trial_id")?, epoch: row.epoch("epoch")?, facts })
 }

@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
     (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
@@ -17,6 +17,7 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
     (6, "kinds", include_str!("../../../migrations/0006_kinds.sql")),
     (7, "canaries_imports", include_str!("../../../migrations/0007_canaries_imports.sql")),
     (8, "telemetry", include_str!("../../../migrations/0008_telemetry.sql")),
+    (9, "fingerprints", include_str!("../../../migrations/0009_fingerprints.sql")),
 ];
 
 /// The newest schema version.
@@ -56,6 +57,7 @@ mod tests {
         include_str!("../../../migrations/samples/0006_kinds.sql"),
         include_str!("../../../migrations/samples/0007_canaries_imports.sql"),
         include_str!("../../../migrations/samples/0008_telemetry.sql"),
+        include_str!("../../../migrations/samples/0009_fingerprints.sql"),
     ];
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {

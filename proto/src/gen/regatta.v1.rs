@@ -800,7 +800,7 @@ pub struct TrialRecord {
 }
 /// Nested message and enum types in `TrialRecord`.
 pub mod trial_record {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Record {
         #[prost(message, tag = "1")]
         Sample(super::Sample),
@@ -811,7 +811,7 @@ pub mod trial_record {
     }
 }
 /// What is known of the worker process that measured a trial; the first record of an epoch.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkerFacts {
     /// Answer to `probe`, as JSON.
     #[prost(string, tag = "1")]
@@ -828,6 +828,12 @@ pub struct WorkerFacts {
     /// BLAKE3 over the artifact's file hashes, as hexadecimal digits.
     #[prost(string, tag = "5")]
     pub artifact_digest: ::prost::alloc::string::String,
+    /// The circumstances of the measurement: named parts, such as `driver`.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub fingerprint: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Everything up to this sequence number is committed to disk.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -14,6 +14,7 @@ use regatta_core::cell::{Cell, Outcome};
 use regatta_core::device::{Device, DeviceId, DeviceKind};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
+use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::flag::Flag;
 use regatta_core::id::AgentId;
 use regatta_core::model::{BUILT_IN_MODELS, parse_manifest};
@@ -142,6 +143,7 @@ pub(crate) fn measured(cell: Cell, repetitions: u32) -> CellResult {
         engine: format!("{} 0.11.1", result.cell.backend),
         weight_bytes: Some(1_169_000_000),
         artifact_digest: Digest::of(result.cell.artifact.to_string().as_bytes()).to_string(),
+        fingerprint: Fingerprint::default().with(fingerprint::DRIVER, Some("570.1")),
     });
     result
 }

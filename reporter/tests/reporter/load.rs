@@ -8,6 +8,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::canary::Canary;
 use regatta_core::cell::Outcome;
 use regatta_core::digest::Digest;
+use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::fleet::Place;
 use regatta_core::id::TrialId;
 use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
@@ -85,6 +86,7 @@ fn batch(run: &Run, trial: &TrialId, epoch: Epoch) -> Batch {
         load_ns: 1_000_000,
         weight_bytes: 1 << 30,
         artifact_digest: Digest::of(b"weights").to_string(),
+        fingerprint: Fingerprint::default().with(fingerprint::DRIVER, Some("570.1")),
     };
     let cell = &run.cells[0];
     let samples = cell.samples.iter().cloned().map(|s| Content::Sample(Box::new(s)));

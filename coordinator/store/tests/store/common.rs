@@ -9,6 +9,7 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::{Device, DeviceId};
 use regatta_core::digest::Digest;
+use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::fleet::Place;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
@@ -204,6 +205,7 @@ pub(crate) fn worker_record() -> Record {
         load_ns: 5,
         weight_bytes: 6,
         artifact_digest: "ab".to_owned(),
+        fingerprint: Fingerprint::default().with(fingerprint::DRIVER, Some("570.1")),
     }))
 }
 

@@ -5,6 +5,7 @@ use crate::common::{
 };
 use regatta_core::cell::Outcome;
 use regatta_core::failure::FailureKind;
+use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::run::RunState;
 use regatta_core::trial::{Epoch, TrialState};
 use regatta_store::{
@@ -84,7 +85,9 @@ async fn a_trial_runs_to_its_end() {
     let samples = reader.samples(&small.run).await.unwrap();
     assert_eq!(samples.len(), 6);
     assert_eq!(samples[4], sample(small.cells[1], epoch, 1));
-    assert_eq!(reader.worker_facts(&small.run).await.unwrap().len(), 1);
+    let workers = reader.worker_facts(&small.run).await.unwrap();
+    let driver = Fingerprint::default().with(fingerprint::DRIVER, Some("570.1"));
+    assert_eq!(workers.iter().map(|worker| &worker.facts.fingerprint).collect::<Vec<_>>(), [&driver]);
     let kinds = event_kinds(&temp.store, &small.run).await;
     let expected = [
         "run_submitted",

@@ -1,7 +1,8 @@
-//! What telemetry costs: the decode rate with it over the decode rate without it, in interleaved pairs of runs.
+//! What telemetry costs: the decode rate with it over the decode rate without it.
 //!
-//! Each run is a program and a worker of its own. Pairs are run as with, without, without, with (ABBA), so that a drift of
-//! the machine falls on both sides alike.
+//! One run is one pair: a worker repeats some steps again and again, and its agent reads nothing during two of four
+//! repetitions (on, off, off, on), so that a drift of the machine falls on both sides alike and what is compared lies a
+//! fraction of a second apart. Runs that are compared as a whole differ by more than telemetry costs.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ pub(crate) const PAIRS: usize = 20;
 /// Pairs below this number give no interval with 95 % confidence.
 pub(crate) const MIN_PAIRS: usize = 6;
 
-/// One workload, decode above all: long enough for many readings, short enough for many pairs.
+/// Steps alone, a quarter of a second of them at a time.
 const SCENARIO: &str = r#"schema = 1
 name = "telemetry-overhead"
 models = ["smollm2-135m"]
@@ -24,18 +25,16 @@ backends = ["llama.cpp"]
 precisions = ["q4_1"]
 devices = ["cpu"]
 [policy]
-repetitions = 3
+repetitions = 100
 timeout = "5m"
 [policy.warmup]
-min_repetitions = 2
-max_repetitions = 4
-min_time = "1s"
-max_time = "10s"
-stable_within = 0.05
+min_repetitions = 8
+max_repetitions = 8
+min_time = "0s"
 [[workload]]
 name = "decode"
-prompt_tokens = 16
-generate = 256
+kind = "decode"
+generate = 32
 "#;
 
 /// Measures so many pairs with the model in this file, and prints the ratio.
@@ -49,9 +48,9 @@ pub(crate) fn run(model: &Path, pairs: usize) -> Result<(), Failure> {
     bench.regatta(&["models", "pull", "smollm2-135m", "--replace", "--from"]).arg(model).run()?;
     let mut ratios = Vec::new();
     for pair in 0..pairs {
-        let (with, without) = bench.pair(pair)?;
-        ratios.push(with / without);
-        println!("pair {:>2} of {pairs}: {with:.2} with, {without:.2} without, ratio {:.4}", pair + 1, with / without);
+        let ratio = bench.pair()?;
+        ratios.push(ratio);
+        println!("pair {:>2} of {pairs}: {ratio:.4}", pair + 1);
     }
     ratios.sort_by(f64::total_cmp);
     let (low, high, confidence) = median_interval(&ratios);
@@ -71,28 +70,36 @@ impl Bench {
         Run::new(program("regatta")).args(arguments).env("REGATTA_HOME", &self.folder)
     }
 
-    /// Decode rates with and without telemetry. Every other pair begins without.
-    fn pair(&self, number: usize) -> Result<(f64, f64), Failure> {
-        if number.is_multiple_of(2) {
-            let with = self.rate(&[])?;
-            Ok((with, self.rate(&["--no-telemetry"])?))
-        } else {
-            let without = self.rate(&["--no-telemetry"])?;
-            Ok((self.rate(&[])?, without))
-        }
-    }
-
-    /// The median decode rate of one run.
-    fn rate(&self, more: &[&str]) -> Result<f64, Failure> {
+    fn pair(&self) -> Result<f64, Failure> {
         let out = self.folder.join("out");
-        let run = self.regatta(&["run", "--json", "--out"]).arg(&out).arg(&self.scenario).args(more);
-        run.output()
+        let run = self.regatta(&["run", "--json", "--out"]).arg(&out).arg(&self.scenario);
+        run.env("REGATTA_TELEMETRY_IN_TURNS", "1")
+            .output()
             .ok_or_else(|| Failure(format!("a run failed; regatta run {} says why", self.scenario.display())))?;
         let csv = self.regatta(&["report", "--format", "csv"]).output();
         let rates = csv.map(|csv| column(&csv, "decode_tokens_per_s")).unwrap_or_default();
-        if rates.is_empty() {
-            return Err(Failure("a run gave no decode rate".to_owned()));
-        }
-        Ok(median(rates))
+        in_turns(&rates).ok_or_else(|| Failure("a run did not give its hundred decode rates".to_owned()))
+    }
+}
+
+/// The rate with over the rate without, as the agent takes turns: numbers 1 and 2 of each four are without. The median of
+/// all fours.
+fn in_turns(rates: &[f64]) -> Option<f64> {
+    let (fours, []) = rates.as_chunks::<4>() else { return None };
+    let time = |rates: [f64; 2]| rates.map(f64::recip).iter().sum::<f64>();
+    let ratios = fours.iter().map(|four| time([four[1], four[2]]) / time([four[0], four[3]]));
+    (!fours.is_empty()).then(|| median(ratios))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outer_two_of_four_are_with_telemetry() {
+        let ratio = in_turns(&[10.0, 20.0, 20.0, 10.0, 10.0, 20.0, 20.0, 10.0]).unwrap();
+        assert!((ratio - 0.5).abs() < 1e-9, "{ratio}");
+        assert_eq!(in_turns(&[]), None);
+        assert_eq!(in_turns(&[1.0, 1.0, 1.0]), None);
     }
 }

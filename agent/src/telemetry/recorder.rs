@@ -33,6 +33,10 @@ const STUCK: Duration = Duration::from_secs(1);
 /// How long a trial waits for a reading that it asked for.
 const ASK: Duration = Duration::from_millis(100);
 
+/// Set, it leaves two of four repetitions without readings: 0, 3, 4, 7, … are watched. This is how `cargo xtask bench
+/// telemetry` learns what watching costs, as nothing but neighbours in time can be compared so finely.
+const IN_TURNS: &str = "REGATTA_TELEMETRY_IN_TURNS";
+
 /// Reads the sources of this machine as long as somebody watches.
 #[derive(Clone)]
 pub(crate) struct Recorder(Option<Arc<Shared>>);
@@ -44,6 +48,10 @@ pub(crate) struct Watch {
     worker: Option<u32>,
     /// Device memory that was in use before there was a worker.
     baseline_bytes: Option<u64>,
+    /// See [`IN_TURNS`].
+    in_turns: bool,
+    /// It reads nothing now.
+    rests: bool,
 }
 
 /// A moment, in nanoseconds since the recorder's epoch, and what was read then.
@@ -110,7 +118,9 @@ impl Recorder {
         if let Some(shared) = &self.0 {
             shared.lock().watches += 1;
         }
-        let mut watch = Watch { recorder: self.clone(), device, worker: None, baseline_bytes: None };
+        let in_turns = std::env::var_os(IN_TURNS).is_some();
+        let mut watch =
+            Watch { recorder: self.clone(), device, worker: None, baseline_bytes: None, in_turns, rests: false };
         watch.baseline_bytes = watch.baseline().await;
         watch
     }
@@ -136,7 +146,7 @@ impl Watch {
     /// What was seen of a repetition that took so long and whose sample has just arrived: the worker sends it when it is
     /// over and waits for an answer, so arrival and end are less than a millisecond apart.
     pub(crate) async fn repetition(&self, duration_ns: u64) -> Option<Telemetry> {
-        let shared = self.recorder.0.as_ref()?;
+        let shared = self.recorder.0.as_ref().filter(|_| !self.rests)?;
         let end = shared.now();
         let start = end.saturating_sub(duration_ns);
         shared.read_now().await;
@@ -150,6 +160,18 @@ impl Watch {
         let nothing = || Telemetry { window_ns: duration_ns, ..Telemetry::default() };
         let memory_baseline_bytes = self.baseline_bytes;
         Some(Telemetry { lost, memory_baseline_bytes, ..summary.unwrap_or_else(nothing) })
+    }
+
+    /// The repetition of this number is next.
+    pub(crate) fn next(&mut self, repetition: u32) {
+        let rests = self.in_turns && matches!(repetition % 4, 1 | 2);
+        if let Some(shared) = self.recorder.0.as_ref().filter(|_| rests != self.rests) {
+            let mut state = shared.lock();
+            state.watches = if rests { state.watches - 1 } else { state.watches + 1 };
+            drop(state);
+            shared.wake.notify_all();
+        }
+        self.rests = rests;
     }
 
     async fn baseline(&self) -> Option<u64> {
@@ -166,7 +188,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let Some(shared) = &self.recorder.0 else { return };
         let mut state = shared.lock();
-        state.watches -= 1;
+        state.watches -= u32::from(!self.rests);
         if let Some(worker) = self.worker {
             state.workers.remove(&worker);
         }

@@ -362,6 +362,9 @@ impl Run<'_> {
                 clock.repetition_over(self.context.timing.repetition);
                 let telemetry = self.look_back(&sample).await;
                 let flags = surroundings(telemetry.as_ref(), &self.context.conditions);
+                if let Some(watch) = &mut self.watch {
+                    watch.next(sample.repetition.saturating_add(1));
+                }
                 self.course.add(&measured, Quality::of(&flags).counts());
                 if let Some(cut) = self.write_sample(*sample, telemetry, &flags).await? {
                     return Ok(Some(Heard::Cut(cut)));

@@ -17,7 +17,7 @@ const PACE_FROM: u32 = 3;
 pub(crate) struct Working {
     /// Its place among the cells; `None` while the model loads.
     pub cell: Option<usize>,
-    /// `loading`, `warming up` or `measuring`.
+    /// `cooling down`, `loading`, `warming up` or `measuring`.
     pub phase: String,
     /// Repetitions of that phase so far.
     pub repetitions: u32,

@@ -160,13 +160,16 @@ impl Follower {
         let mut events = self.client.watch_run(request).await?.into_inner();
         let Some(first) = events.message().await? else { return Ok(closed()) };
         // Asked after the stream has begun, so that no end of a cell falls between the two.
-        let request = rpc::request(pb::ListCellsRequest { run_id: self.run.clone() });
-        let cells = self.client.list_cells(request).await?.into_inner().cells;
-        self.connected(first, cells.into_iter().map(CellView::from).collect());
+        let cells = self.cells().await?;
+        self.connected(first, cells);
         *failures = 0;
         let mut ticks = tokio::time::interval(REDRAW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.misses_ends() {
+                let cells = self.cells().await?;
+                self.refresh(cells);
+            }
             if let Some(exit) = self.ended() {
                 return Ok(Cut::Ended(exit));
             }
@@ -180,12 +183,32 @@ impl Follower {
         }
     }
 
+    /// The cells as they stand.
+    async fn cells(&mut self) -> Result<Vec<CellView>, Status> {
+        let request = rpc::request(pb::ListCellsRequest { run_id: self.run.clone() });
+        let cells = self.client.list_cells(request).await?.into_inner().cells;
+        Ok(cells.into_iter().map(CellView::from).collect())
+    }
+
+    /// Whether the run has ended and the ends of some cells are still on their way: a run's end is told as soon as it is known,
+    /// and may overtake those of cells that ended with it.
+    fn misses_ends(&self) -> bool {
+        self.board.as_ref().is_some_and(|board| board.run.has_ended() && board.ended() < board.total())
+    }
+
+    fn refresh(&mut self, cells: Vec<CellView>) {
+        let now = self.now();
+        let Some(board) = &mut self.board else { return };
+        for at in board.refresh(cells) {
+            self.screen.ended(board, at, now);
+        }
+    }
+
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
     fn connected(&mut self, first: pb::WatchRunResponse, cells: Vec<CellView>) {
-        let now = self.now();
         let Some(board) = &mut self.board else {
             let board = Board::new(first.run.clone().unwrap_or_default().into(), cells);
             self.run.clone_from(&board.run.id);
@@ -196,9 +219,7 @@ impl Follower {
         if std::mem::take(&mut board.offline) {
             self.screen.back();
         }
-        for at in board.refresh(cells) {
-            self.screen.ended(board, at, now);
-        }
+        self.refresh(cells);
         self.event(first);
     }
 

@@ -49,11 +49,15 @@ pub enum Flag {
     HostBound,
     /// A source of telemetry could not be read any more.
     TelemetryLost,
+    /// The device was still at work when the last time was taken: the backend forgot to wait for it.
+    NotWaitedFor,
+    /// Repetitions got steadily slower, or faster. Told of a cell, not of a sample.
+    Trend,
 }
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -75,6 +79,8 @@ impl Flag {
         Self::SyncBoost,
         Self::HostBound,
         Self::TelemetryLost,
+        Self::NotWaitedFor,
+        Self::Trend,
     ];
 
     /// The name in the database, exports and reports.
@@ -101,6 +107,8 @@ impl Flag {
             Self::SyncBoost => "sync_boost",
             Self::HostBound => "host_bound",
             Self::TelemetryLost => "telemetry_lost",
+            Self::NotWaitedFor => "not_waited_for",
+            Self::Trend => "trend",
         }
     }
 
@@ -111,7 +119,7 @@ impl Flag {
             Self::SimdBelowCpu => "worker compiled for a lower SIMD level than this CPU has: slower than it could be",
             Self::DebugBuild => "worker compiled without optimisation",
             Self::WarmupNotStable => "warm-up reached its limit before repetitions agreed",
-            Self::OutputChanged => "the same prompt gave other tokens than in the first repetition",
+            Self::OutputChanged => "the same prompt gave other tokens than in the cell's first repetition",
             Self::FakeBackend => "scripted timings, no model ran",
             Self::ThreadsOverridden => "thread count chosen in the scenario, not one per physical core",
             Self::FasterThanPhysics => "faster than any memory can deliver the weights: kept, not charted",
@@ -130,6 +138,10 @@ impl Flag {
             Self::SyncBoost => "the device kept the clock of other devices in its group",
             Self::HostBound => "the device had nothing to do for part of the time: it waited for the host",
             Self::TelemetryLost => "a source of telemetry failed: what it would tell is missing, not zero",
+            Self::NotWaitedFor => {
+                "the device was still at work when the clock was stopped: its times are too short, kept, not charted"
+            }
+            Self::Trend => "repetitions got steadily slower, or faster, by more than 1 % from the first to the last",
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Sample {
     pub first_repetition_ns: u64,
     /// Warm-up repetitions before the first measured one.
     pub warmup_repetitions: u32,
-    /// Largest resident memory of the worker process so far, in bytes. `None` where it can't be read.
+    /// Largest resident memory of the worker process since it began with the cell, in bytes. `None` where it can't be read.
     pub peak_rss_bytes: Option<u64>,
     /// Threads the engine used.
     pub threads: u32,

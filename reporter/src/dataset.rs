@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use regatta_core::backend::BackendKind;
 use regatta_core::canary::Canary;
 use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::fingerprint::Fingerprint;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::identity::Agreement;
+use regatta_core::metrics::Metrics;
 use regatta_core::passes::Stopped;
 use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey};
+use regatta_core::trend;
 use regatta_core::trial::Epoch;
 use regatta_core::worker::WorkerInfo;
 
@@ -195,15 +199,47 @@ impl CellResult {
         self.skews.get(&(sample.key.epoch, sample.key.repetition)).copied()
     }
 
-    /// Flags of any repetition of the lease that counts, and what is told only by its device's peak.
+    /// Flags of any repetition of the lease that counts, and what only all of them together tell.
     pub fn flags(&self) -> Flags {
-        self.samples.iter().chain(&self.unfit).flat_map(|sample| self.flags_of(sample)).collect()
+        let each = self.samples.iter().chain(&self.unfit).flat_map(|sample| self.flags_of(sample));
+        each.chain(self.trend().map(|_| Flag::Trend)).collect()
     }
 
-    /// Flags of one repetition: those it came with, and what is told only by its device's peak.
+    /// Flags of one repetition: those it came with, and what is told only by its device's peak or by other repetitions.
     pub fn flags_of(&self, sample: &Sample) -> Flags {
-        let broken = self.floor().is_some_and(|floor| floor.is_broken_by(sample));
-        sample.flags.iter().copied().chain(broken.then_some(Flag::FasterThanPhysics)).collect()
+        let differs = self.agreement(sample).is_some_and(|agreement| !agreement.is_full());
+        let told = [(Flag::FasterThanPhysics, self.is_below_floor(sample)), (Flag::OutputChanged, differs)];
+        sample.flags.iter().copied().chain(told.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag)).collect()
+    }
+
+    /// How far a repetition's output agrees with that of the cell's first one, whichever process measured either. `None`
+    /// where there is nothing to compare.
+    pub fn agreement(&self, sample: &Sample) -> Option<Agreement> {
+        agreement(self.first()?, sample)
+    }
+
+    /// How far this cell's output agrees with another's, by their first repetitions.
+    pub fn agreement_with(&self, other: &Self) -> Option<Agreement> {
+        agreement(self.first()?, other.first()?)
+    }
+
+    /// The first repetition of the lease that counts.
+    fn first(&self) -> Option<&Sample> {
+        [self.samples.first(), self.unfit.first()].into_iter().flatten().min_by_key(|sample| sample.key.repetition)
+    }
+
+    /// By how much its repetitions got slower from the first to the last, where they did so steadily.
+    pub fn trend(&self) -> Option<f64> {
+        let mut processes = BTreeMap::<u32, Vec<f64>>::new();
+        for sample in &self.samples {
+            let duration = Metrics::of(sample).end_to_end_ns as f64;
+            processes.entry(sample.key.repetition / self.per_pass.max(1)).or_default().push(duration);
+        }
+        trend::trend(&processes.into_values().collect::<Vec<_>>())
+    }
+
+    fn is_below_floor(&self, sample: &Sample) -> bool {
+        self.floor().is_some_and(|floor| floor.is_broken_by(sample))
     }
 
     /// The shortest time per token that its device can have.
@@ -236,18 +272,26 @@ impl CellResult {
 
     /// Whether all of its repetitions were measured and are possible, so that its numbers may be charted.
     pub fn is_ok(&self) -> bool {
-        self.outcome == Some(Outcome::Ok) && !self.samples.is_empty() && !self.is_impossible()
+        self.outcome == Some(Outcome::Ok) && !self.samples.is_empty() && self.impossible().is_none()
     }
 
-    fn is_impossible(&self) -> bool {
-        self.flags().contains(&Flag::FasterThanPhysics)
+    /// Why its numbers can't be, where they can't.
+    fn impossible(&self) -> Option<Flag> {
+        let too_fast = |sample: &Sample| sample.flags.contains(&Flag::FasterThanPhysics) || self.is_below_floor(sample);
+        let hasty = self.samples.iter().filter(|sample| sample.flags.contains(&Flag::NotWaitedFor)).count();
+        if self.samples.iter().chain(&self.unfit).any(too_fast) {
+            Some(Flag::FasterThanPhysics)
+        } else {
+            // An engine that doesn't wait is late each time. One that is late now and then was held up by its system.
+            (hasty * 2 > self.samples.len()).then_some(Flag::NotWaitedFor)
+        }
     }
 
     /// The state's name: that of the outcome, or `measuring` and `waiting` for a cell without one.
     pub fn state(&self) -> &'static str {
         match &self.outcome {
-            Some(Outcome::Ok) if self.is_impossible() => Flag::FasterThanPhysics.as_str(),
-            Some(Outcome::Ok) if self.is_unfit() => INVALID,
+            Some(Outcome::Ok) if self.is_unfit() && self.impossible().is_none() => INVALID,
+            Some(Outcome::Ok) => self.impossible().map_or(Outcome::Ok.state(), Flag::as_str),
             Some(outcome) => outcome.state(),
             None if self.samples.is_empty() && self.unfit.is_empty() => "waiting",
             None => "measuring",
@@ -255,7 +299,26 @@ impl CellResult {
     }
 }
 
+fn agreement(one: &Sample, other: &Sample) -> Option<Agreement> {
+    let same_prompt = (one.prompt_digest, one.batch) == (other.prompt_digest, other.batch);
+    same_prompt.then(|| Agreement::of(&one.output, &other.output, one.batch)).flatten()
+}
+
 impl Run {
+    /// The cell that did the same work with the same weights on the same device under the first other backend, in the order
+    /// of documentation, that has any sample.
+    pub fn counterpart(&self, result: &CellResult) -> Option<&CellResult> {
+        let key = |cell: &Cell| {
+            let artifact = &cell.artifact;
+            let weights = (artifact.model.clone(), artifact.weights, artifact.precision);
+            (cell.agent.clone(), cell.device, weights, Arc::clone(&cell.workload), cell.replica)
+        };
+        let own = key(&result.cell);
+        let others = self.cells.iter().filter(|other| other.cell.backend != result.cell.backend);
+        let alike = others.filter(|other| other.first().is_some() && key(&other.cell) == own);
+        alike.min_by_key(|other| BackendKind::ALL.iter().position(|backend| *backend == other.cell.backend))
+    }
+
     /// The device of a cell, with what is known of it.
     pub fn device(&self, cell: &Cell) -> Option<&Device> {
         let host = self.hosts.iter().find(|h| h.agent == cell.agent)?;

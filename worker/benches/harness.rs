@@ -16,6 +16,7 @@ use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_worker::argmax::argmax;
 use regatta_worker::backend::Backend;
 use regatta_worker::backend::fake::{Fake, Script};
+use regatta_worker::clock::Clock;
 use regatta_worker::measure::{Conditions, Halt, Observer, measure};
 use regatta_worker::prompt::Input;
 
@@ -64,6 +65,7 @@ fn repetitions(count: u64) -> Duration {
         load_ns: 0,
         threads: 1,
         flags: Flags::new(),
+        clock: Clock::Monotonic,
     };
     let mut sum = Sum(Duration::ZERO);
     let mut session = fake.open(&input.plan).unwrap();

@@ -19,6 +19,7 @@ use regatta_core::sample::Sample;
 use regatta_core::trial::Epoch;
 use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_worker::backend::{Load, load};
+use regatta_worker::clock::Clock;
 use regatta_worker::measure::{Conditions, Halt, Observer, measure};
 use regatta_worker::prompt::Input;
 use regatta_worker::{cpu, process};
@@ -76,6 +77,7 @@ fn main() -> Result<()> {
         load_ns: 0,
         threads: cpu::default_threads(),
         flags: Flags::new(),
+        clock: Clock::Monotonic,
     };
     let mut session = backend.open(&input.plan)?;
     let ended = measure(&mut *session, &input, None, &conditions, &mut Printer);

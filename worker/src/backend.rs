@@ -22,6 +22,8 @@ use regatta_core::device::DeviceId;
 use regatta_core::failure::FailureKind;
 use regatta_core::preflight;
 
+use crate::clock::Clock;
+
 /// What went wrong in an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
@@ -110,6 +112,11 @@ pub trait Backend {
 
     /// What it can take.
     fn limits(&self) -> Limits;
+
+    /// What its sessions are timed with.
+    fn clock(&self) -> Clock {
+        Clock::Monotonic
+    }
 
     /// Makes room for a cell's work. Not timed.
     fn open(&mut self, plan: &Plan) -> Result<Box<dyn Session + '_>, BackendError>;

@@ -8,6 +8,7 @@ pub mod argmax;
 pub mod artifacts;
 pub mod backend;
 pub mod canary;
+pub mod clock;
 pub mod cpu;
 pub mod measure;
 #[cfg(feature = "llama-cpp")]

@@ -8,9 +8,12 @@
 //! 2. A time is taken only after the token ids of its step are on the host.
 //! 3. Every backend gets the same ids, generates the same number of tokens, greedily, whatever they are.
 //!
-//! The only clock is [`Instant`]. The wall-clock label of a sample is taken before the clock starts.
+//! The only clock is the backend's [`Clock`], which is monotonic. The wall-clock label of a sample is taken before it starts.
+//!
+//! When the last time is taken the device must have nothing left to do. Whether that is so is looked at afterwards: a backend
+//! whose device goes on working forgot to wait for it, and all its times are too short.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use regatta_core::cell::CellHash;
@@ -20,6 +23,7 @@ use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::trial::Epoch;
 
 use crate::backend::{BackendError, DEPTH_STEP, Session};
+use crate::clock::{Clock, Stopwatch};
 use crate::process;
 use crate::prompt::Input;
 use crate::tokenizer::Tokenizer;
@@ -72,7 +76,13 @@ pub struct Conditions<'a> {
     pub threads: u32,
     /// What is to be said of every sample.
     pub flags: Flags,
+    /// The backend's clock.
+    pub clock: Clock,
 }
+
+/// A device that is still at work for longer than this when the last time was taken, and for longer than a tenth of the
+/// repetition, was not waited for. Shorter than that may be the system's doing.
+const LATE: Duration = Duration::from_millis(1);
 
 /// Warms up and measures one cell.
 pub fn measure(
@@ -85,12 +95,12 @@ pub fn measure(
     let mut record = Record::new(input);
     let mut first = None;
     fill(session, input)?;
-    let warm = warm_up(session, input, tokenizer, &conditions.policy.warmup, &mut record, observer, &mut first)?;
+    let warm = warm_up(session, input, tokenizer, conditions, &mut record, observer, &mut first)?;
     let before = conditions.pass.saturating_mul(conditions.policy.repetitions);
     for repetition in before..before.saturating_add(conditions.policy.repetitions) {
         session.reset()?;
         observer.begins(repetition)?;
-        let started_at = execute(session, input, tokenizer, &mut record)?;
+        let started_at = execute(session, input, tokenizer, &conditions.clock, &mut record)?;
         let first = first.get_or_insert_with(|| First::of(&record));
         let sample = sample(repetition, started_at, input, conditions, &record, warm, first);
         observer.measured(sample)?;
@@ -137,14 +147,14 @@ fn warm_up(
     session: &mut dyn Session,
     input: &Input<'_>,
     tokenizer: Option<&Tokenizer>,
-    policy: &Warmup,
+    conditions: &Conditions<'_>,
     record: &mut Record,
     observer: &mut dyn Observer,
     first: &mut Option<First>,
 ) -> Result<Warm, Halt> {
     let mut durations = Vec::new();
     loop {
-        match judge(policy, &durations) {
+        match judge(&conditions.policy.warmup, &durations) {
             Judgement::More => {}
             Judgement::Done { stable } => {
                 let repetitions = u32::try_from(durations.len()).unwrap_or(u32::MAX);
@@ -152,7 +162,7 @@ fn warm_up(
             }
         }
         session.reset()?;
-        execute(session, input, tokenizer, record)?;
+        execute(session, input, tokenizer, &conditions.clock, record)?;
         durations.push(record.end);
         first.get_or_insert_with(|| First::of(record));
         observer.warmed(u32::try_from(durations.len()).unwrap_or(u32::MAX), record.end)?;
@@ -195,6 +205,8 @@ struct Record {
     prefill_done: u64,
     tokens: Vec<u64>,
     end: u64,
+    /// When the device had nothing left to do. Not stored.
+    settled: u64,
     /// Token ids as they come: step after step, in each step sequence after sequence.
     steps: Vec<u32>,
     /// Token ids as they are stored: sequence after sequence. Empty where none are chosen.
@@ -212,10 +224,17 @@ impl Record {
             prefill_done: 0,
             tokens: vec![0; generate],
             end: 0,
+            settled: 0,
             steps: vec![0; chosen],
             output: vec![0; chosen],
             batch,
         }
+    }
+
+    /// Whether the device was still at work when the last time was taken.
+    fn is_unfinished(&self) -> bool {
+        let late = Duration::from_nanos(self.settled.saturating_sub(self.end));
+        late > LATE.max(Duration::from_nanos(self.end / 10))
     }
 
     fn transpose(&mut self) {
@@ -231,22 +250,25 @@ fn execute(
     session: &mut dyn Session,
     input: &Input<'_>,
     tokenizer: Option<&Tokenizer>,
+    clock: &Clock,
     record: &mut Record,
 ) -> Result<Timestamp, BackendError> {
     let started_at = Timestamp::now();
-    let start = Instant::now();
+    let watch = clock.start();
     if input.plan.prompt == 0 {
         record.tokenized = 0;
-        step(session, &input.steps, start, record)?;
+        step(session, &input.steps, watch, record)?;
     } else if let Some(ids) = input.ids() {
         record.tokenized = 0;
-        generate(session, ids, start, record)?;
+        generate(session, ids, watch, record)?;
     } else {
         let ids = input.tokenise()?;
-        record.tokenized = nanoseconds(start);
-        generate(session, &ids, start, record)?;
+        record.tokenized = watch.elapsed();
+        generate(session, &ids, watch, record)?;
     }
-    finish(tokenizer, start, record)?;
+    finish(tokenizer, watch, record)?;
+    session.wait()?;
+    record.settled = watch.elapsed();
     Ok(started_at)
 }
 
@@ -254,38 +276,43 @@ fn execute(
 fn generate(
     session: &mut dyn Session,
     prompts: &[Vec<u32>],
-    start: Instant,
+    watch: Stopwatch<'_>,
     record: &mut Record,
 ) -> Result<(), BackendError> {
     let batch = record.batch;
-    record.prefill_start = nanoseconds(start);
+    record.prefill_start = watch.elapsed();
     session.prefill(prompts)?;
-    record.prefill_done = nanoseconds(start);
+    record.prefill_done = watch.elapsed();
     for step in 0..record.tokens.len() {
         let (before, now) = record.steps.split_at_mut(step * batch);
         if step > 0 {
             session.decode(&before[(step - 1) * batch..])?;
         }
         session.sample(&mut now[..batch])?;
-        record.tokens[step] = nanoseconds(start);
+        record.tokens[step] = watch.elapsed();
     }
     Ok(())
 }
 
 /// Steps alone, each with a token that was chosen before, and one wait for the device after each.
-fn step(session: &mut dyn Session, steps: &[u32], start: Instant, record: &mut Record) -> Result<(), BackendError> {
-    record.prefill_start = nanoseconds(start);
+fn step(
+    session: &mut dyn Session,
+    steps: &[u32],
+    watch: Stopwatch<'_>,
+    record: &mut Record,
+) -> Result<(), BackendError> {
+    record.prefill_start = watch.elapsed();
     record.prefill_done = record.prefill_start;
     for (tokens, time) in steps.chunks_exact(record.batch).zip(&mut record.tokens) {
         session.decode(tokens)?;
         session.wait()?;
-        *time = nanoseconds(start);
+        *time = watch.elapsed();
     }
     Ok(())
 }
 
 /// Turns the output into text where there is a tokenizer, and takes the last time.
-fn finish(tokenizer: Option<&Tokenizer>, start: Instant, record: &mut Record) -> Result<(), BackendError> {
+fn finish(tokenizer: Option<&Tokenizer>, watch: Stopwatch<'_>, record: &mut Record) -> Result<(), BackendError> {
     let last = record.tokens.last().copied().unwrap_or(record.prefill_done);
     record.transpose();
     let generate = record.tokens.len();
@@ -294,15 +321,11 @@ fn finish(tokenizer: Option<&Tokenizer>, start: Instant, record: &mut Record) ->
             for output in record.output.chunks_exact(generate) {
                 tokenizer.decode(output).map_err(BackendError::engine)?;
             }
-            nanoseconds(start)
+            watch.elapsed()
         }
         _ => last,
     };
     Ok(())
-}
-
-fn nanoseconds(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn sample(
@@ -320,6 +343,9 @@ fn sample(
     }
     if record.output != first.output {
         flags.insert(Flag::OutputChanged);
+    }
+    if record.is_unfinished() {
+        flags.insert(Flag::NotWaitedFor);
     }
     Sample {
         key: SampleKey { cell: conditions.cell, epoch: conditions.epoch, repetition },

@@ -26,10 +26,17 @@ pub fn harden() {
     platform::harden();
 }
 
-/// Largest resident memory of this process so far, in bytes. `None` where there is no cheap way to read it: Linux tells
+/// Largest resident memory of this process since [`reset_peak_rss`], in bytes. `None` where there is no cheap way to read it: Linux tells
 /// in `/proc`; macOS and Windows only through calls into C.
 pub fn peak_rss() -> Option<u64> {
     platform::peak_rss()
+}
+
+/// Begins to count the largest resident memory anew. The kernel counts it with every page, so no reading now and then could
+/// miss less. Without effect where `peak_rss` tells nothing, and where the kernel doesn't allow it: the peak is then that of
+/// the process.
+pub fn reset_peak_rss() {
+    platform::reset_peak_rss();
 }
 
 /// Memory of the host that is free now, in bytes. `None` where there is no cheap way to read it, as above.
@@ -72,6 +79,18 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn peak_memory_is_read() {
         assert!(peak_rss().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peak_that_was_before_is_forgotten() {
+        const LARGE: usize = 256 << 20;
+        drop(std::hint::black_box(vec![1u8; LARGE]));
+        let before = peak_rss().unwrap();
+        assert!(before > LARGE as u64, "{before}");
+        reset_peak_rss();
+        let after = peak_rss().unwrap();
+        assert!(after < before - LARGE as u64 / 2, "{after} of {before}");
     }
 
     #[test]

@@ -335,6 +335,7 @@ impl Loaded {
     }
 
     fn measure(&mut self, assignment: &Assignment, cell: &TrialCell, link: &mut Link) -> Result<(), Halt> {
+        process::reset_peak_rss();
         let input = Input::new(&cell.workload, self.backend.limits(), self.tokenizer.as_ref())?;
         self.room.for_cell(cell)?;
         let conditions = Conditions {
@@ -345,6 +346,7 @@ impl Loaded {
             load_ns: self.load_ns,
             threads: self.info.threads,
             flags: self.flags.clone(),
+            clock: self.backend.clock(),
         };
         let fault = match assignment.trial.backend {
             BackendKind::Fake => Fault::of(cell.workload.name.as_str()),

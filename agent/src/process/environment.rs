@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 
 /// Names that are passed on, without regard to case.
-const ALLOWED: [&str; 32] = [
+const ALLOWED: [&str; 33] = [
     "PATH",
     "HOME",
     "USER",
@@ -39,13 +39,15 @@ const ALLOWED: [&str; 32] = [
     "VK_DRIVER_FILES",
     "VK_ICD_FILENAMES",
     "XDG_RUNTIME_DIR",
+    // The script of the fake backend: no engine reads it.
+    "REGATTA_FAKE",
 ];
 
 /// Beginnings of names that change how engines work. They are not passed on, and that is said.
-const TELLING: [&str; 4] = ["GGML_", "LLAMA_", "CANDLE_", "OMP_"];
+const TELLING: [&str; 7] = ["GGML_", "LLAMA_", "CANDLE_", "OMP_", "ORT_", "MTL_", "CUDA_"];
 
 /// Names that change how engines work and begin like nothing else.
-const TELLING_NAMES: [&str; 3] = ["RAYON_NUM_THREADS", "CUDA_LAUNCH_BLOCKING", "MKL_NUM_THREADS"];
+const TELLING_NAMES: [&str; 2] = ["RAYON_NUM_THREADS", "MKL_NUM_THREADS"];
 
 /// The variables of `all` that a worker gets.
 pub(crate) fn allowed(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
@@ -56,9 +58,11 @@ fn is_allowed(name: &OsStr) -> bool {
     ALLOWED.iter().any(|allowed| name.eq_ignore_ascii_case(allowed))
 }
 
-/// Names among `all` that would have changed what is measured, had they been passed on.
+/// Names among `all` that would have changed what is measured, had they been passed on. Whether they have a value doesn't
+/// matter: of some, engines ask only whether they are there (`GGML_CUDA_DISABLE_GRAPHS`).
 pub(crate) fn withheld<'a>(all: impl Iterator<Item = &'a str>) -> Vec<String> {
     let telling = |name: &&str| TELLING.iter().any(|t| name.starts_with(t)) || TELLING_NAMES.contains(name);
+    let telling = |name: &&str| telling(name) && !is_allowed(OsStr::new(name));
     let mut names: Vec<_> = all.filter(telling).map(str::to_owned).collect();
     names.sort();
     names
@@ -75,5 +79,6 @@ mod tests {
         let names: Vec<_> = passed.iter().map(|(name, _)| name.to_str().unwrap()).collect();
         assert_eq!(names, ["PATH", "Path"]);
         assert_eq!(withheld(all.into_iter()), ["GGML_CUDA_DISABLE_GRAPHS", "OMP_NUM_THREADS"]);
+        assert_eq!(withheld(["CUDA_VISIBLE_DEVICES", "CUDA_CACHE_PATH"].into_iter()), ["CUDA_CACHE_PATH"]);
     }
 }

@@ -20,3 +20,5 @@ mod passes;
 mod services;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod truth;

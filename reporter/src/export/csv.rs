@@ -21,9 +21,12 @@
 //! | `method_version` | of the definitions |
 //! | `quality` | `valid`, `suspect` or `invalid`, as the flags say |
 //! | `load_by_others` … `device_memory_mib` | what was seen meanwhile, see `regatta_core::telemetry`: clocks are medians, temperatures and memory maxima; empty where no source told |
+//! | `first_differing_token` | from 1, held against the cell's first repetition; empty where none differs |
+//! | `reference_backend`, `first_differing_from_reference` | another backend that did the same work in this run, and the first token that differs from its own; empty where none does |
 
 use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
+use regatta_core::identity::Agreement;
 use regatta_core::metrics::METHOD_VERSION;
 use regatta_core::quality::Quality;
 use regatta_core::sample::Sample;
@@ -33,7 +36,7 @@ use crate::error::Result;
 use crate::stats::{Repetition, ms};
 use crate::text;
 
-const COLUMNS: [&str; 58] = [
+const COLUMNS: [&str; 61] = [
     "run",
     "cell",
     "agent",
@@ -92,6 +95,9 @@ const COLUMNS: [&str; 58] = [
     "sw_thermal_ms",
     "foreign_processes",
     "device_memory_mib",
+    "first_differing_token",
+    "reference_backend",
+    "first_differing_from_reference",
 ];
 
 pub(super) fn csv(dataset: &Dataset) -> Result<String> {
@@ -116,6 +122,7 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
     let flags: Vec<&str> = result.flags_of(sample).into_iter().map(Flag::as_str).collect();
     let seen = sample.telemetry.as_deref().cloned().unwrap_or_default();
     let slowed = &seen.throttled_ns;
+    let reference = run.counterpart(result);
     [
         run.id.to_string(),
         result.hash.to_string(),
@@ -175,7 +182,15 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         decimal(slowed.sw_thermal.map(ms)),
         seen.foreign_processes.map(|count| count.to_string()).unwrap_or_default(),
         decimal(numbers.device_memory_mib),
+        first_differing(result.agreement(sample)),
+        reference.map_or("", |reference| reference.cell.backend.as_str()).to_owned(),
+        first_differing(reference.and_then(|reference| reference.agreement(sample))),
     ]
+}
+
+/// The first token that differs, from 1. Empty where none does, and where there is nothing to compare.
+fn first_differing(agreement: Option<Agreement>) -> String {
+    agreement.and_then(Agreement::first_differing).map(|token| token.to_string()).unwrap_or_default()
 }
 
 /// Six decimals: nanoseconds, for milliseconds.

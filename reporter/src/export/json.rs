@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use regatta_core::flag::Flag;
+use regatta_core::identity::Agreement;
 use regatta_core::metrics::METHOD_VERSION;
 use regatta_core::quality::Quality;
 use regatta_core::sample::Sample;
@@ -52,6 +53,8 @@ struct RawSample {
     prompt_digest: String,
     batch: u32,
     output: Vec<u32>,
+    /// The first token, from 1, that is not that of the cell's first repetition.
+    first_differing_token: Option<usize>,
     load_ns: u64,
     first_repetition_ns: u64,
     warmup_repetitions: u32,
@@ -102,6 +105,7 @@ fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSam
         prompt_digest: sample.prompt_digest.to_string(),
         batch: sample.batch,
         output: sample.output.clone(),
+        first_differing_token: result.agreement(sample).and_then(Agreement::first_differing),
         load_ns: sample.load_ns,
         first_repetition_ns: sample.first_repetition_ns,
         warmup_repetitions: sample.warmup_repetitions,

@@ -43,6 +43,9 @@ fn run_text(out: &mut String, run: &RunView) {
     for headline in &run.headlines {
         line(out, &format!("- **{}** {}", escape(&headline.lead), escape(&headline.text)));
     }
+    for comparison in run.comparisons.iter().filter(|comparison| !comparison.tokens.is_empty()) {
+        line(out, &format!("- **{}** {}", escape(comparison.precision), escape(&comparison.tokens)));
+    }
     out.push('\n');
     results(out, run);
     replicas(out, run);

@@ -155,6 +155,8 @@ pub struct RepetitionRow {
     pub end_to_end: String,
     /// Hash of the generated token ids, cut.
     pub output: String,
+    /// Where they part from those of the cell's first repetition. Empty where they don't.
+    pub parts: String,
     /// What was seen of its surroundings, in the columns of [`CellDetail::seen`].
     pub seen: Vec<String>,
     /// Flags.
@@ -278,6 +280,7 @@ pub(super) fn problem(result: &CellResult) -> Problem {
         (_, "faster_than_physics") => {
             result.impossibility().unwrap_or_else(|| Flag::FasterThanPhysics.meaning().to_owned())
         }
+        (_, "not_waited_for") => Flag::NotWaitedFor.meaning().to_owned(),
         (_, dataset::INVALID) => unfit(result),
         (_, "ok") => "ended well, but no valid sample is stored".to_owned(),
         _ => "no reason was given".to_owned(),
@@ -370,6 +373,14 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
             format!("{} in unfit surroundings", text::count(result.unfit.len(), "repetition")),
         ));
     }
+    facts.extend(output(result).map(|output| fact("output", output)));
+    if let Some(change) = result.trend() {
+        let direction = if change > 0.0 { "slower" } else { "faster" };
+        facts.push(fact(
+            "trend",
+            format!("{} {direction} from the first repetition to the last", text::percent(change.abs())),
+        ));
+    }
     if let Some(itl) = measured.stats.itl_ms.filter(|i| i.spikes > 0) {
         facts.push(fact("spikes", format!("{} of {} times between tokens above 3 × median", itl.spikes, itl.n)));
     }
@@ -380,6 +391,16 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     }
     facts.push(fact("cell", result.hash.0.short()));
     facts
+}
+
+/// Whether its repetitions gave the same tokens, over all processes.
+fn output(result: &CellResult) -> Option<String> {
+    let all: Vec<_> = result.samples.iter().filter_map(|sample| result.agreement(sample)).collect();
+    let parted: Vec<_> = all.iter().filter(|agreement| !agreement.is_full()).collect();
+    let Some(earliest) = parted.iter().min_by_key(|agreement| agreement.same) else {
+        return (all.len() > 1).then(|| format!("the same in all {}", text::count(all.len(), "repetition")));
+    };
+    Some(format!("{} of {} differ, {earliest}", parted.len(), text::count(all.len(), "repetition")))
 }
 
 fn repetition(result: &CellResult, sample: &Sample, counted: bool, columns: &[Column]) -> RepetitionRow {
@@ -400,6 +421,7 @@ fn repetition(result: &CellResult, sample: &Sample, counted: bool, columns: &[Co
         itl_max: text::optional(itl.map(|i| i.max)),
         end_to_end: text::number(numbers.end_to_end_ms),
         output: Digest::of_tokens(&sample.output).short(),
+        parts: result.agreement(sample).filter(|it| !it.is_full()).map(|it| it.to_string()).unwrap_or_default(),
         seen: columns.iter().map(|column| column.value(sample)).collect(),
         flags: super::meanings(result.flags_of(sample)),
     }

@@ -31,6 +31,8 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// What it comes to, as a sentence.
     pub sentence: String,
+    /// Whether they gave the same tokens, in a sentence or two. Empty where nothing was generated.
+    pub tokens: String,
 }
 
 /// A finding.
@@ -70,7 +72,7 @@ pub struct Pair {
     pub prefill_ratio: Value,
     /// Times to first token in milliseconds: `base → other`.
     pub ttft: Value,
-    /// Leading generated tokens that are the same on both, of how many.
+    /// Leading generated tokens that are the same on both, of how many, and the first one that is not.
     pub same_tokens: Value,
 }
 
@@ -102,6 +104,7 @@ fn comparison(
         return None;
     }
     let (alike, unlike): (Vec<_>, Vec<_>) = cells.into_iter().partition(|(base, other)| same_prompt(base, other));
+    let tokens = tokens(base, other, &alike);
     let pairs: Vec<Pair> = alike.into_iter().map(|(base, other)| pair(base, other)).collect();
     let decode = ratio(pairs.iter().filter_map(|p| p.decode_ratio.sort));
     let prefill = ratio(pairs.iter().filter_map(|p| p.prefill_ratio.sort));
@@ -110,7 +113,7 @@ fn comparison(
     let unlike = unlike.into_iter().map(|(base, _)| base.workload().name.as_str());
     let sentence = [sentence(base, other, decode, prefill), not_compared(&unlike.collect::<Vec<_>>())];
     let sentence = sentence.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
-    Some(Comparison { subject, precision, base, other, decode, prefill, pairs, sentence })
+    Some(Comparison { subject, precision, base, other, decode, prefill, pairs, sentence, tokens })
 }
 
 fn pair(base: &Measured<'_>, other: &Measured<'_>) -> Pair {
@@ -159,15 +162,33 @@ fn not_compared(workloads: &[&str]) -> String {
     format!("Not compared: {which} other token ids on the two.")
 }
 
-/// How many leading tokens of the first repetition agree.
+/// How many leading tokens of the first repetition agree, in each sequence.
 fn same_tokens(base: &Measured<'_>, other: &Measured<'_>) -> Value {
-    let outputs = [base, other].map(|m| m.result.samples.first());
-    let [Some(a), Some(b)] = outputs else { return Value::missing() };
-    if a.output.len() != b.output.len() {
-        return Value::missing();
+    let Some(agreement) = base.result.agreement_with(other.result) else { return Value::missing() };
+    let note = agreement.first_differing().map(|token| format!("first differing: {token}"));
+    let shown = Value::new(format!("{} of {}", agreement.same, agreement.of), Some(agreement.same as f64));
+    Value { note: note.unwrap_or_default(), ..shown }
+}
+
+/// Whether two backends gave the same tokens. That they part is information and no defect: they add up in another order.
+fn tokens(base: BackendKind, other: BackendKind, pairs: &[(&Measured<'_>, &Measured<'_>)]) -> String {
+    let mut all = Vec::new();
+    for (base, other) in pairs {
+        let agreement = base.result.agreement_with(other.result);
+        all.extend(agreement.map(|agreement| (base.workload().name.as_str(), agreement)));
     }
-    let same = a.output.iter().zip(&b.output).take_while(|(x, y)| x == y).count();
-    Value::new(format!("{same} of {}", a.output.len()), Some(same as f64))
+    if all.is_empty() {
+        return String::new();
+    }
+    let parted: Vec<_> = all.iter().filter(|(_, agreement)| !agreement.is_full()).collect();
+    let whole = text::count(all.len(), "workload");
+    let same = format!("{base} and {other} gave the same tokens in {} of {whole}", all.len() - parted.len());
+    let where_they_part: Vec<_> =
+        parted.iter().map(|(workload, agreement)| format!("{workload}, {agreement}")).collect();
+    match where_they_part.as_slice() {
+        [] => format!("{same}."),
+        parted => format!("{same}; they part in {}.", parted.join("; ")),
+    }
 }
 
 fn ratio(ratios: impl Iterator<Item = f64>) -> Option<Ratio> {

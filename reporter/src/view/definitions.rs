@@ -122,7 +122,13 @@ pub(super) fn all() -> Vec<Definition> {
              overclocked. Without a peak only what no memory of today can deliver is told.",
         ),
         define("Load", "", "s", "Reading the weights into a fresh worker process. Depends on the page cache."),
-        define("Peak RSS", "", "MiB", "Largest resident memory of the worker process, mapped weights included."),
+        define(
+            "Peak RSS",
+            "",
+            "MiB",
+            "Largest resident memory of the worker process while it had to do with the cell, mapped weights included. Counted by \
+             the kernel, page by page. Loading is before it.",
+        ),
         define(
             "Device memory",
             "",
@@ -167,6 +173,31 @@ pub(super) fn all() -> Vec<Definition> {
             "linear interpolation at p · (n − 1)",
             "",
             "Type 7 of Hyndman and Fan, the default of R and NumPy.",
+        ),
+        define(
+            "Token identity",
+            "min { i : aᵢ ≠ bᵢ }",
+            "",
+            "The first generated token that differs, in any sequence. Repetitions of a cell, in all its worker processes, have \
+             to give the tokens of the first one; where they don't, they are flagged. Two backends need not: they add up in \
+             another order, and of two tokens that are nearly as likely each may choose another. Worked out from the stored \
+             ids each time.",
+        ),
+        define(
+            "Trend",
+            "Σ sign(xⱼ − xᵢ), i < j",
+            "%",
+            "Repetitions that get steadily slower, or faster, while they are measured: the test of Mann and Kendall over the \
+             repetitions of each process, added up, beyond what chance brings once in a thousand cells, and a change of 1 % or \
+             more from the first to the last. It takes eight repetitions of a process to be told, or three of each of six.",
+        ),
+        define(
+            "Not waited for",
+            "",
+            "",
+            "After the last time is taken the worker waits until the device has nothing left to do. Where that takes more \
+             than a tenth of the repetition, and more than 1 ms, the backend forgot to wait, and its times are too short. A \
+             cell of which that is so for most repetitions is kept, not charted.",
         ),
         define(
             "Equal work",

@@ -148,7 +148,7 @@ impl<'a> Measured<'a> {
     /// Whether its numbers must not be taken as settled.
     pub(super) fn is_suspect(&self) -> bool {
         let flags = self.result.flags();
-        let unsettled = [Flag::WarmupNotStable, Flag::OutputChanged, Flag::DebugBuild];
+        let unsettled = [Flag::WarmupNotStable, Flag::OutputChanged, Flag::Trend, Flag::DebugBuild];
         unsettled.iter().any(|f| flags.contains(f)) || Quality::of(&flags) != Quality::Valid
     }
 

@@ -28,7 +28,7 @@ pub struct Banner {
 }
 
 /// States in the order in which they are counted up: good, unfinished, bad.
-const STATES: [&str; 11] = [
+const STATES: [&str; 12] = [
     "ok",
     "measuring",
     "waiting",
@@ -40,6 +40,7 @@ const STATES: [&str; 11] = [
     "cancelled",
     INVALID,
     Flag::FasterThanPhysics.as_str(),
+    Flag::NotWaitedFor.as_str(),
 ];
 
 /// How many cells are in each state; states without cells are left out.
@@ -96,12 +97,22 @@ pub(super) fn banners(run: &Run) -> Vec<Banner> {
                 banner("Unstable warm-up", text)
             })
             .flatten(),
+        unsteady(with(Flag::OutputChanged), with(Flag::Trend)),
         not_counted(run),
         suspect(run),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Cells whose repetitions don't agree in what they gave, or get slower and slower.
+fn unsteady(other_output: usize, trend: usize) -> Option<Banner> {
+    let findings = [(other_output, "gave other tokens than the first one"), (trend, "got steadily slower, or faster")];
+    let found = findings.into_iter().filter(|(n, _)| *n > 0);
+    let said: Vec<_> = found.map(|(n, what)| format!("Repetitions of {} {what}.", text::count(n, "cell"))).collect();
+    let text = format!("{} Flags say which; charts show them hollow.", said.join(" "));
+    (!said.is_empty()).then(|| Banner { title: "Not repeatable".to_owned(), text })
 }
 
 fn ran(n: usize, total: usize) -> String {

@@ -4,6 +4,7 @@
 
 mod common;
 mod exchange;
+mod identity;
 mod load;
 mod report;
 mod view;

@@ -3,6 +3,11 @@
 //! Timings come from the environment variable [`SCRIPT`], as JSON or as the path of a JSON file; see [`Script`]. Faults
 //! come from the workload's name, so that a scenario alone can script a run; see [`Fault`]. Token ids depend on the
 //! prompt only, so the fake is as deterministic as an engine has to be.
+//!
+//! Work takes its time in one of two ways. On the system's clock the fake waits, which says how the harness does beside a
+//! real engine. On a scripted clock ([`Script::scripted_clock`]) nothing is waited for: the clock that the timing loop reads
+//! is put forward by exactly what the script says. The loop, warm-up, and everything that the samples go through afterwards
+//! are the same; so what was planned can be held against what is reported in the end.
 
 mod fault;
 mod ledger;
@@ -14,6 +19,7 @@ pub use ledger::{LEDGER, Ledger};
 use serde::Deserialize;
 
 use super::{Backend, BackendError, Info, Limits, Load, Plan, Session};
+use crate::clock::{Clock, Scripted};
 
 /// The environment variable that holds the script. For tests only.
 pub const SCRIPT: &str = "REGATTA_FAKE";
@@ -41,6 +47,16 @@ pub struct Script {
     pub context: u32,
     /// Bytes of weights that it claims to read in each step.
     pub weight_bytes: u64,
+    /// Whether time is only told and not spent. Loading takes its time all the same.
+    pub scripted_clock: bool,
+    /// With [`Fault::Spikes`]: one decode step of so many takes longer.
+    pub spike_every: u32,
+    /// So many times as long.
+    pub spike: f64,
+    /// With [`Fault::Trend`]: by how much longer each repetition takes, in relation to the first one.
+    pub trend: f64,
+    /// With [`Fault::Output`] and [`Fault::OutputOfProcess`]: tokens of each sequence that are as they should be.
+    pub same_tokens: u32,
 }
 
 impl Default for Script {
@@ -54,6 +70,11 @@ impl Default for Script {
             vocab: 32_000,
             context: 131_072,
             weight_bytes: 1_000_000_000,
+            scripted_clock: false,
+            spike_every: 16,
+            spike: 10.0,
+            trend: 0.005,
+            same_tokens: 0,
         }
     }
 }
@@ -69,6 +90,11 @@ impl Script {
         vocab: 32_000,
         context: 131_072,
         weight_bytes: 1,
+        scripted_clock: false,
+        spike_every: 16,
+        spike: 10.0,
+        trend: 0.005,
+        same_tokens: 0,
     };
 
     /// The script that the environment names; the default one where it names none.
@@ -89,6 +115,7 @@ impl Script {
 pub struct Fake {
     script: Script,
     threads: u32,
+    clock: Scripted,
 }
 
 impl Fake {
@@ -96,12 +123,12 @@ impl Fake {
     pub fn load(load: &Load) -> Result<Self, BackendError> {
         let script = Script::from_environment()?;
         std::thread::sleep(Duration::from_micros(script.load_us));
-        Ok(Self { script, threads: load.threads })
+        Ok(Self { script, threads: load.threads, clock: Scripted::default() })
     }
 
     /// A fake with a script of one's own.
     pub fn new(script: Script) -> Self {
-        Self { script, threads: 1 }
+        Self { script, threads: 1, clock: Scripted::default() }
     }
 }
 
@@ -115,21 +142,32 @@ impl Backend for Fake {
         Limits { vocab: self.script.vocab, context: self.script.context }
     }
 
+    fn clock(&self) -> Clock {
+        if self.script.scripted_clock { Clock::Scripted(self.clock.clone()) } else { Clock::Monotonic }
+    }
+
     fn open(&mut self, plan: &Plan) -> Result<Box<dyn Session + '_>, BackendError> {
         Ok(Box::new(Pretence {
             script: self.script,
+            clock: self.script.scripted_clock.then(|| self.clock.clone()),
             fault: Fault::of(&plan.name),
             noise: self.script.seed,
             tokens: Vec::with_capacity(plan.batch as usize),
             debt: Duration::ZERO,
             resets: 0,
+            steps: 0,
         }))
     }
 }
 
+/// What it takes to give a device its work without waiting for it.
+const ENQUEUE: Duration = Duration::from_micros(1);
+
 /// A cell's session.
 struct Pretence {
     script: Script,
+    /// The clock that is put forward; `None` where time is spent.
+    clock: Option<Scripted>,
     fault: Option<Fault>,
     /// State of the spread's generator.
     noise: u64,
@@ -138,18 +176,52 @@ struct Pretence {
     /// Work that was not waited for, where the script forgets to.
     debt: Duration,
     resets: u32,
+    /// Decode steps since the last reset.
+    steps: u32,
 }
 
 impl Pretence {
     /// Lets `micros` pass, more or less.
     fn work(&mut self, micros: f64) {
-        let drift = if self.fault == Some(Fault::Drift) { 1.0 + 0.2 * f64::from(self.resets) } else { 1.0 };
+        let growth = match self.fault {
+            Some(Fault::Drift) => 0.2,
+            Some(Fault::Trend) => self.script.trend,
+            _ => 0.0,
+        };
+        let drift = 1.0 + growth * f64::from(self.resets);
         let spread = 1.0 + self.script.jitter * self.noise();
         let duration = Duration::from_secs_f64((micros * drift * spread / 1e6).max(0.0));
         if self.fault == Some(Fault::NoSync) {
             self.debt += duration;
+            self.pass(ENQUEUE);
         } else {
-            pass(duration);
+            self.pass(duration);
+        }
+    }
+
+    fn pass(&self, duration: Duration) {
+        match &self.clock {
+            Some(clock) => clock.advance(duration),
+            None => pass(duration),
+        }
+    }
+
+    /// Waits for the work that nobody has waited for.
+    fn settle(&mut self) {
+        let debt = std::mem::take(&mut self.debt);
+        self.pass(debt);
+    }
+
+    /// What a token id depends on beside those before it, where the output is to be another one: which repetition it is, or
+    /// which process.
+    fn salt(&self) -> u64 {
+        if self.steps < self.script.same_tokens {
+            return 0;
+        }
+        match self.fault {
+            Some(Fault::Output) => u64::from(self.resets),
+            Some(Fault::OutputOfProcess) => u64::from(std::process::id()),
+            _ => 0,
         }
     }
 
@@ -171,7 +243,8 @@ impl Pretence {
 impl Session for Pretence {
     fn reset(&mut self) -> Result<(), BackendError> {
         self.resets += 1;
-        pass(std::mem::take(&mut self.debt));
+        self.steps = 0;
+        self.settle();
         self.tokens.clear();
         Ok(())
     }
@@ -181,12 +254,13 @@ impl Session for Pretence {
     }
 
     fn wait(&mut self) -> Result<(), BackendError> {
+        self.settle();
         Ok(())
     }
 
     fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<(), BackendError> {
         self.tokens.clear();
-        let salt = if self.fault == Some(Fault::Output) { u64::from(self.resets) } else { 0 };
+        let salt = self.salt();
         for prompt in prompts {
             let state = prompt.iter().fold(salt, |state, &id| mix(state ^ u64::from(id)));
             self.tokens.push(self.id(state));
@@ -201,10 +275,13 @@ impl Session for Pretence {
     }
 
     fn decode(&mut self, tokens: &[u32]) -> Result<(), BackendError> {
+        self.steps += 1;
+        let salt = self.salt();
         for (at, &token) in tokens.iter().enumerate().take(self.tokens.len()) {
-            self.tokens[at] = self.id(mix(u64::from(token)));
+            self.tokens[at] = self.id(mix(u64::from(token) ^ salt));
         }
-        self.work(self.script.decode_us);
+        let is_spike = self.fault == Some(Fault::Spikes) && self.steps.is_multiple_of(self.script.spike_every.max(1));
+        self.work(self.script.decode_us * if is_spike { self.script.spike } else { 1.0 });
         Ok(())
     }
 

@@ -108,6 +108,7 @@ fn conditions(policy: &Policy) -> Conditions<'_> {
         load_ns: 7,
         threads: 2,
         flags: Flags::from([Flag::SyntheticWeights]),
+        clock: Clock::Monotonic,
     }
 }
 
@@ -129,6 +130,7 @@ fn a_repetition_is_reset_prefill_and_then_a_sample_for_each_token() {
         Call::Sample,
         Call::Decode(vec![a + 2, b + 2]),
         Call::Sample,
+        Call::Wait,
     ];
     let expected: Vec<Call> = std::iter::repeat_n(once, 6).flatten().collect();
     assert_eq!(session.calls, expected);
@@ -154,7 +156,7 @@ fn a_prompt_alone_is_prefilled_at_its_depth_and_nothing_is_sampled() {
         panic!("{:?}", session.calls)
     };
     assert_eq!((first[1].len(), second[1].len()), (DEPTH_STEP as usize, 1));
-    let once = vec![Call::Reset, Call::Prefill(input.ids().unwrap().to_vec())];
+    let once = vec![Call::Reset, Call::Prefill(input.ids().unwrap().to_vec()), Call::Wait];
     assert_eq!(rest, vec![once; 4].concat());
     for (at, sample) in (6..).zip(&seen.samples) {
         sample.check(&workload).unwrap();
@@ -170,7 +172,7 @@ fn steps_alone_are_fed_what_was_chosen_before_and_waited_for() {
     let (mut session, mut seen, policy) = (Scripted::default(), Seen::default(), policy(0, 0));
     measure(&mut session, &input, None, &conditions(&policy), &mut seen).unwrap();
     let steps = input.steps.chunks(2).flat_map(|step| [Call::Decode(step.to_vec()), Call::Wait]);
-    let once: Vec<Call> = [Call::Reset].into_iter().chain(steps).collect();
+    let once: Vec<Call> = [Call::Reset].into_iter().chain(steps).chain([Call::Wait]).collect();
     assert_eq!(session.calls, vec![once; 3].concat());
     let sample = &seen.samples[0];
     sample.check(&workload).unwrap();
@@ -196,12 +198,62 @@ fn times_are_those_of_the_engine() {
     }
 }
 
+/// What a fake whose time is scripted gives, where its workload has this name.
+fn scripted(name: &str, kind: Kind, warmup: u32) -> Vec<Sample> {
+    let script = Script { prefill_us: 500.0, decode_us: 3_000.0, scripted_clock: true, ..Script::INSTANT };
+    let mut fake = Fake::new(script);
+    let prompt = Prompt::Seeded { seed: 5, tokens: if kind == Kind::Generate { 4 } else { 0 } };
+    let workload = Workload { kind, prompt, ..workload(name, 5, 1) };
+    let input = Input::new(&workload, fake.limits(), None).unwrap();
+    let (mut seen, policy) = (Seen::default(), policy(warmup, warmup));
+    let conditions = Conditions { clock: fake.clock(), ..conditions(&policy) };
+    let mut session = fake.open(&input.plan).unwrap();
+    measure(&mut *session, &input, None, &conditions, &mut seen).unwrap();
+    assert!(seen.samples.iter().all(|sample| sample.check(&workload).is_ok()));
+    seen.samples
+}
+
+#[test]
+fn times_on_a_scripted_clock_are_exactly_those_of_the_script() {
+    for sample in scripted("w", Kind::Generate, 4) {
+        assert_eq!((sample.times.prefill_done, &sample.times.tokens[..2]), (2_000_000, &[2_000_000, 5_000_000][..]));
+        assert_eq!((sample.times.end, sample.first_repetition_ns), (14_000_000, 14_000_000));
+        assert_eq!(sample.flags, Flags::from([Flag::SyntheticWeights]));
+    }
+}
+
+#[test]
+fn a_device_that_is_still_at_work_when_the_clock_stops_was_not_waited_for() {
+    let hasty = scripted("fault-no-sync", Kind::Generate, 4);
+    // Five calls that return at once.
+    assert!(hasty.iter().all(|sample| sample.flags.contains(&Flag::NotWaitedFor) && sample.times.end == 5_000));
+    let steps = scripted("fault-no-sync", Kind::Decode { depth: 0 }, 4);
+    assert!(steps.iter().all(|sample| !sample.flags.contains(&Flag::NotWaitedFor)), "the loop waits after each step");
+}
+
+#[test]
+fn a_warm_up_that_never_settles_ends_at_its_limit_and_is_told() {
+    let mut fake = Fake::new(Script { decode_us: 1_000.0, scripted_clock: true, ..Script::INSTANT });
+    let workload = Workload {
+        kind: Kind::ContextSweep,
+        prompt: Prompt::Seeded { seed: 5, tokens: 0 },
+        ..workload("fault-drift", 3, 1)
+    };
+    let input = Input::new(&workload, fake.limits(), None).unwrap();
+    let warmup = Warmup { stable_within: 0.02, ..policy(4, 20).warmup };
+    let (mut seen, policy) = (Seen::default(), Policy { warmup, ..Policy::default() });
+    let conditions = Conditions { clock: fake.clock(), ..conditions(&policy) };
+    measure(&mut *fake.open(&input.plan).unwrap(), &input, None, &conditions, &mut seen).unwrap();
+    assert_eq!((seen.warmed, seen.samples.len()), (20, 3));
+    assert!(seen.samples.iter().all(|sample| sample.flags.contains(&Flag::WarmupNotStable)));
+}
+
 #[test]
 fn a_failing_engine_ends_the_cell_with_its_words() {
     let workload = workload("w", 3, 1);
     let input = Input::new(&workload, LIMITS, None).unwrap();
     let policy = policy(1, 1);
-    for call in 1..=14 {
+    for call in 1..=16 {
         let mut session = Scripted { fail_at: Some(call), ..Scripted::default() };
         let mut seen = Seen::default();
         let halt = measure(&mut session, &input, None, &conditions(&policy), &mut seen).unwrap_err();

@@ -19,6 +19,12 @@ pub(crate) fn peak_rss() -> Option<u64> {
     status("VmHWM:")
 }
 
+/// Has the kernel count the peak anew, from what is resident now.
+pub(crate) fn reset_peak_rss() {
+    // Where a kernel doesn't let us, the peak is that of the process.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// What is free now: of the machine, and of this process's control group where that has a limit.
 pub(crate) fn free_memory() -> Option<u64> {
     let machine = field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;

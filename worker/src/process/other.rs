@@ -16,6 +16,8 @@ pub(super) fn peak_rss() -> Option<u64> {
     None
 }
 
+pub(super) fn reset_peak_rss() {}
+
 pub(super) fn die() -> ! {
     std::process::abort()
 }

@@ -45,6 +45,9 @@ pub(crate) fn peak_rss() -> Option<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
+pub(crate) fn reset_peak_rss() {}
+
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn limit_memory(bytes: u64) {
     let limit = Some(bytes);
     let _ = rustix::process::setrlimit(Resource::Data, Rlimit { current: limit, maximum: limit });

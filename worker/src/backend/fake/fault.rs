@@ -51,11 +51,17 @@ pub enum Fault {
     Drift,
     /// Gives other tokens in every repetition.
     Output,
+    /// Gives other tokens in every process, and the same in each repetition of one.
+    OutputOfProcess,
+    /// Now and then a step takes much longer.
+    Spikes,
+    /// Gets a little slower with every repetition, too little for warm-up to notice.
+    Trend,
 }
 
 impl Fault {
     /// Every fault with its name. Longer names stand before those they begin with.
-    pub const ALL: [(&'static str, Self); 17] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("fault-abort", Self::Abort),
         ("fault-segfault", Self::Segfault),
         ("fault-kill", Self::Kill),
@@ -72,7 +78,10 @@ impl Fault {
         ("fault-count", Self::Count),
         ("fault-no-sync", Self::NoSync),
         ("fault-drift", Self::Drift),
+        ("fault-output-process", Self::OutputOfProcess),
         ("fault-output", Self::Output),
+        ("fault-spikes", Self::Spikes),
+        ("fault-trend", Self::Trend),
     ];
 
     /// The fault that a workload of this name is to have.
@@ -104,7 +113,7 @@ impl Fault {
             Self::Count => {
                 sample.times.tokens.pop();
             }
-            Self::NoSync | Self::Drift | Self::Output => {}
+            Self::NoSync | Self::Drift | Self::Output | Self::OutputOfProcess | Self::Spikes | Self::Trend => {}
         }
         Ok(())
     }

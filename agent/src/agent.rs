@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::barriers::Barriers;
 use crate::canary;
 use crate::config::AgentConfig;
+use crate::cooling::Cooling;
 use crate::devices;
 use crate::fingerprint::Machine;
 use crate::process::Surroundings;
@@ -139,6 +140,7 @@ impl Agent {
             barriers: barriers.clone(),
             telemetry: telemetry.clone(),
             machine: Machine::new(self.config.id, self.devices.clone()),
+            cooling: Cooling::new(self.config.cool_down),
             conditions: self.config.conditions,
             progress,
             timing: timing.clone(),

@@ -37,6 +37,21 @@ impl Default for CanaryConfig {
     }
 }
 
+/// When a device is cool enough to be measured again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CoolDown {
+    /// So many degrees Celsius above what it was at rest, at most.
+    pub above_rest_c: f64,
+    /// Nobody waits longer than this.
+    pub at_most: Duration,
+}
+
+impl Default for CoolDown {
+    fn default() -> Self {
+        Self { above_rest_c: 5.0, at_most: Duration::from_mins(2) }
+    }
+}
+
 /// Everything an agent has to be told. [`AgentConfig::new`] fills in what rarely changes.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -68,6 +83,8 @@ pub struct AgentConfig {
     pub oom_counters: Option<Vec<PathBuf>>,
     /// Readings of telemetry a second while a trial is measured; `None` for none at all.
     pub telemetry: Option<NonZeroU32>,
+    /// What is waited for before a trial, and before a pass that makes up for a disturbed one; `None` for nothing.
+    pub cool_down: Option<CoolDown>,
     /// What every sample must say, such as that the host ran on its battery when the agent was started.
     pub conditions: Flags,
     /// How long things may take.
@@ -98,6 +115,7 @@ impl AgentConfig {
             worker_env: Vec::new(),
             oom_counters: None,
             telemetry: Some(Self::TELEMETRY_HZ),
+            cool_down: None,
             conditions: Flags::new(),
             timing: Timing::default(),
         }

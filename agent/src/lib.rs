@@ -11,6 +11,7 @@
 //! - `process`: child processes, their groups, frames, last words and ends.
 //! - [`spool`]: records on disk.
 //! - `telemetry`: what machine and devices are like meanwhile, from a thread that reads them now and then.
+//! - `cooling`: the wait until a device is as cool as it was at rest.
 //! - `session`: the one stream to the coordinator.
 //!
 //! An agent executes nothing that comes over the wire: a trial is an enum and numbers with local limits, and weights are
@@ -20,6 +21,7 @@ mod agent;
 mod barriers;
 mod canary;
 pub mod config;
+mod cooling;
 pub mod devices;
 mod fingerprint;
 pub mod fitness;
@@ -36,5 +38,5 @@ mod trials;
 pub mod workers;
 
 pub use agent::{Agent, AgentError};
-pub use config::{AgentConfig, CanaryConfig, CanaryWhen, Timing};
+pub use config::{AgentConfig, CanaryConfig, CanaryWhen, CoolDown, Timing};
 pub use session::{SessionError, Shutdown};

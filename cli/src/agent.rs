@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgMatches, Args, ValueEnum};
 use regatta_agent::fitness;
-use regatta_agent::{Agent, AgentConfig, AgentError, CanaryConfig, CanaryWhen, Shutdown};
+use regatta_agent::{Agent, AgentConfig, AgentError, CanaryConfig, CanaryWhen, CoolDown, Shutdown};
 use regatta_core::id::AgentId;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,10 @@ pub(crate) struct AgentArgs {
     #[command(flatten)]
     file: FileArgs,
 }
+
+/// The longest wait for a device to cool down, and how near it has to come to what it was at rest.
+const COOL_DOWN_SECONDS: u32 = 120;
+const COOL_DOWN_DEGREES: u32 = 5;
 
 /// What can be set by flags, by the environment and in the file.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -71,6 +75,12 @@ pub(crate) struct AgentSettings {
     /// How many times a second they are read, 1 to 100 [default: 10]
     #[arg(long, value_name = "HZ", value_parser = clap::value_parser!(u32).range(1..=100), env = "REGATTA_AGENT_TELEMETRY_RATE")]
     telemetry_rate: Option<u32>,
+    /// Before a trial wait this long at most, in seconds, until its device is about as cool as at rest; 0 never waits [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "REGATTA_AGENT_COOL_DOWN")]
+    cool_down: Option<u32>,
+    /// How many degrees Celsius above that is cool enough [default: 5]
+    #[arg(long, value_name = "DEGREES", env = "REGATTA_AGENT_COOL_DOWN_DEGREES")]
+    cool_down_degrees: Option<u32>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
@@ -122,6 +132,8 @@ fn defaults() -> AgentSettings {
         canary_seconds: Some(CANARY_SECONDS),
         telemetry: Some(true),
         telemetry_rate: Some(AgentConfig::TELEMETRY_HZ.get()),
+        cool_down: Some(COOL_DOWN_SECONDS),
+        cool_down_degrees: Some(COOL_DOWN_DEGREES),
         log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
         ..AgentSettings::default()
     }
@@ -137,6 +149,13 @@ impl AgentSettings {
         }
     }
 
+    /// The wait for a device to cool down; `None` where nobody is to wait.
+    fn cool_down(&self) -> Option<CoolDown> {
+        let above_rest_c = self.cool_down_degrees.unwrap_or(COOL_DOWN_DEGREES).into();
+        let at_most = Duration::from_secs(self.cool_down.unwrap_or(COOL_DOWN_SECONDS).into());
+        (!at_most.is_zero()).then_some(CoolDown { above_rest_c, at_most })
+    }
+
     fn config(&self, folders: &Folders) -> anyhow::Result<AgentConfig> {
         let name = self.name.clone().unwrap_or_else(local::agent_id);
         let spool = match &self.spool {
@@ -146,6 +165,7 @@ impl AgentSettings {
         let mut config = AgentConfig::new(name, self.connect.connection()?, folders.model_root()?, spool);
         config.spool_quota = self.spool_quota.unwrap_or(config.spool_quota);
         config.telemetry = if self.telemetry == Some(false) { None } else { self.telemetry_hz()? };
+        config.cool_down = self.cool_down();
         config.worker_dirs = folders.worker_dirs();
         config.search_beside_program = false;
         config.canary = CanaryConfig {
@@ -179,6 +199,9 @@ pub(crate) async fn run(args: AgentArgs, matches: &ArgMatches, folders: &Folders
     let agent = Agent::start(config).await.map_err(bad_input)?;
     for reason in on_host.into_iter().chain(fitness::of_workers(agent.workers())) {
         tracing::warn!("this machine is not fit to measure on, results will be marked: {reason}");
+    }
+    if let Some(words) = local::withheld() {
+        tracing::warn!("{words}");
     }
     for disabled in agent.disabled_workers() {
         tracing::warn!("{disabled}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use regatta_agent::fitness::{self, Unfit};
-use regatta_agent::{Agent, AgentConfig, AgentError, CanaryWhen, Shutdown};
+use regatta_agent::{Agent, AgentConfig, AgentError, CanaryWhen, CoolDown, Shutdown};
 use regatta_coordinator::{Config, Coordinator, CoordinatorError};
 use regatta_core::device::Device;
 use regatta_core::id::AgentId;
@@ -16,6 +16,7 @@ use tonic::transport::Uri;
 
 use crate::connect::{self, RunClient};
 use crate::exit::BadInput;
+use crate::output;
 use crate::paths::{self, Folders, local_spool};
 
 /// How long the agent may take to find its workers and connect.
@@ -41,6 +42,8 @@ pub(crate) struct Conditions {
     pub allow_unfit: bool,
     /// When it is measured what its devices can do at most.
     pub canary: CanaryWhen,
+    /// Whether a device gets time to cool down before each trial.
+    pub cool_down: bool,
 }
 
 impl Conditions {
@@ -78,10 +81,14 @@ impl Local {
         let mut config = agent_config(uri.clone(), &local_spool(database), folders, models)?;
         config.canary.when = conditions.canary;
         config.conditions = fitness::flags(&unfit);
+        config.cool_down = conditions.cool_down.then(CoolDown::default);
         if !conditions.telemetry {
             config.telemetry = None;
         }
         let agent = start_agent(config).await?;
+        if let Some(words) = withheld() {
+            output::note(&words);
+        }
         unfit.extend(fitness::of_workers(agent.workers()));
         conditions.check(&unfit)?;
         let stop_agent = Shutdown::default();
@@ -170,6 +177,12 @@ pub(crate) fn agent_id() -> AgentId {
         .take(regatta_core::id::MAX_NAME)
         .collect();
     plain.parse().or_else(|_| "local".parse()).unwrap_or_else(|_| unreachable!("'local' is a valid name"))
+}
+
+/// Which variables of this process workers don't get, where there are any.
+pub(crate) fn withheld() -> Option<String> {
+    let names = Some(regatta_agent::devices::environment_withheld()).filter(|names| !names.is_empty())?;
+    Some(format!("not passed on to workers: {names} (even empty they change what is measured; this is recorded)"))
 }
 
 /// The folder of a database, for messages.

@@ -57,6 +57,9 @@ pub(crate) struct RunArgs {
     /// Measure without watching machine and devices (clocks, temperature, load by others, …)
     #[arg(long)]
     no_telemetry: bool,
+    /// Before each trial wait until its device is about as cool as at rest, two minutes at most
+    #[arg(long, conflicts_with = "no_telemetry")]
+    cool_down: bool,
     /// Measure on a battery, in power-saving mode or with a worker that is not optimised; results are marked
     #[arg(long)]
     allow_unfit: bool,
@@ -77,7 +80,8 @@ pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit
 async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
     let job = Job::of(&args, database).await?;
     let canary = if args.canary { CanaryWhen::Start } else { CanaryWhen::Off };
-    let conditions = Conditions { telemetry: !args.no_telemetry, allow_unfit: args.allow_unfit, canary };
+    let (telemetry, cool_down) = (!args.no_telemetry, args.cool_down);
+    let conditions = Conditions { telemetry, allow_unfit: args.allow_unfit, canary, cool_down };
     let mut local = Local::start(database, folders, &job.bundle().models, conditions).await?;
     let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
     let screen = Screen::new(args.json, Place::Stderr);
@@ -102,6 +106,10 @@ async fn elsewhere(args: RunArgs, mut client: RunClient) -> anyhow::Result<Exit>
     if args.no_telemetry {
         let instead = "on a fleet each agent decides: start it with --telemetry false";
         return Err(BadInput(format!("--no-telemetry is for a run on this machine; {instead}")).into());
+    }
+    if args.cool_down {
+        let instead = "on a fleet each agent decides, and waits unless it was started with --cool-down 0";
+        return Err(BadInput(format!("--cool-down is for a run on this machine; {instead}")).into());
     }
     let id = match &args.resume {
         Some(run) => resume(&mut client, run).await?,

@@ -222,6 +222,9 @@ pub struct Telemetry {
     /// Its bus, as last read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcie: Option<Pcie>,
+    /// How long the worker process was not started because the device was hot, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cool_down_ns: Option<u64>,
 }
 
 impl Telemetry {
@@ -270,6 +273,7 @@ pub fn summarise(readings: &[(u64, Reading)], start: u64, end: u64) -> Option<Te
         own_memory_bytes: window.around().filter_map(|r| r.own_memory_bytes).max(),
         foreign_processes: window.around().filter_map(|r| r.foreign_processes).max(),
         pcie: window.last(|r| r.pcie),
+        cool_down_ns: None,
     })
 }
 

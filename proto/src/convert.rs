@@ -419,6 +419,7 @@ impl From<&Telemetry> for pb::Telemetry {
                 width: pcie.width,
                 max_width: pcie.max_width,
             }),
+            cool_down_ns: telemetry.cool_down_ns,
         }
     }
 }
@@ -471,6 +472,7 @@ impl TryFrom<pb::Telemetry> for Telemetry {
                 width: pcie.width,
                 max_width: pcie.max_width,
             }),
+            cool_down_ns: wire.cool_down_ns,
         })
     }
 }
@@ -665,6 +667,7 @@ mod tests {
             own_memory_bytes: Some(20),
             foreign_processes: Some(0),
             pcie: Some(Pcie { generation: 21, max_generation: 22, width: 23, max_width: 24 }),
+            cool_down_ns: Some(25),
         }
     }
 

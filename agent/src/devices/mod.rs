@@ -62,8 +62,7 @@ pub fn discover(agent: &AgentId, workers: &[Worker]) -> Vec<Device> {
 /// Labels of this machine. What can't be found out is absent.
 pub fn host() -> BTreeMap<String, String> {
     let processor = platform::processor();
-    let withheld = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect::<Vec<_>>();
-    let withheld = withheld_names(&withheld);
+    let withheld = environment_withheld();
     let facts = [
         ("os", Some(std::env::consts::OS.to_owned())),
         ("arch", Some(std::env::consts::ARCH.to_owned())),
@@ -76,8 +75,9 @@ pub fn host() -> BTreeMap<String, String> {
     facts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), label(&value?)))).collect()
 }
 
-/// Variables of the agent that would change measurements; workers do not get them.
-fn withheld_names(names: &[String]) -> String {
+/// Variables of this process that would change measurements, separated by spaces; workers do not get them.
+pub fn environment_withheld() -> String {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect::<Vec<_>>();
     withheld(names.iter().map(String::as_str)).join(" ")
 }
 

@@ -174,6 +174,17 @@ impl Watch {
         self.rests = rests;
     }
 
+    /// How hot the device is now, in degrees Celsius; of the processor, how hot the host says that it is.
+    pub(crate) async fn temperature(&self) -> Option<f64> {
+        let shared = self.recorder.0.as_ref()?;
+        let asked_at = shared.now();
+        shared.read_now().await;
+        let kept = shared.since(asked_at);
+        let (_, last) = kept.snapshots.last()?;
+        let reading = last.seen_by(None, &kept.workers, self.device);
+        if self.device == DeviceId::CPU { reading.cpu_temperature_c } else { reading.temperature_c }
+    }
+
     async fn baseline(&self) -> Option<u64> {
         let shared = self.recorder.0.as_ref()?;
         let asked_at = shared.now();

@@ -1,7 +1,8 @@
 //! One trial, from its assignment to its finish mark in the spool.
 //!
 //! A fresh worker process measures the cells one after the other; each sample is on disk before the worker goes on. Where the
-//! policy asks for several passes, more processes follow, until every cell has been measured by enough of them ([`course`]). When
+//! policy asks for several passes, more processes follow, until every cell has been measured by enough of them ([`course`]). Before
+//! the first one, and before one that makes up for a disturbed one, the device gets time to cool down. When
 //! a worker dies, hangs or talks nonsense, the cell in hand ends with that outcome and another fresh worker goes on with
 //! the next one: **one bad cell never ends a trial**. When the model itself can't be loaded, no cell can be measured, and
 //! all that are left end with that outcome.
@@ -38,6 +39,7 @@ use self::verdict::Cut;
 use self::weights::{Ready, Store};
 use crate::barriers::{Barriers, Waiting, Word};
 use crate::config::Timing;
+use crate::cooling::{Cooling, Hot};
 use crate::fingerprint::{self, Machine};
 use crate::process::{Process, Surroundings};
 use crate::spool::handle::SpoolHandle;
@@ -77,6 +79,7 @@ pub(crate) struct Context {
     pub(crate) barriers: Barriers,
     pub(crate) telemetry: Recorder,
     pub(crate) machine: Machine,
+    pub(crate) cooling: Cooling,
     /// What every sample must say.
     pub(crate) conditions: Flags,
     /// For live views. Full means that nobody looks: what doesn't fit is dropped.
@@ -99,6 +102,8 @@ pub(crate) async fn run(context: &Context, trial: Trial, epoch: Epoch, stop: wat
         has_facts: false,
         machine: Fingerprint::default(),
         watch: None,
+        is_hot: true,
+        cooled: Duration::ZERO,
     };
     let end = match run.measure().await {
         Ok(()) => End::Finished,
@@ -146,6 +151,10 @@ struct Run<'c> {
     machine: Fingerprint,
     /// The view of the device while there is a worker.
     watch: Option<Watch>,
+    /// Whether the device may be hot from something else than this trial's own passes in their order.
+    is_hot: bool,
+    /// How long the pass in hand had to wait for it to cool down.
+    cooled: Duration,
 }
 
 impl Run<'_> {
@@ -198,6 +207,7 @@ impl Run<'_> {
         self.began = Instant::now();
         while !self.course.is_over() {
             self.wait_for_lease().await;
+            self.cool_down().await;
             let stop = *self.stop.borrow();
             match stop {
                 Stop::No => {}
@@ -214,6 +224,31 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the device has cooled down, before the first pass and before one that makes up for a disturbed one; a
+    /// request to stop ends that.
+    async fn cool_down(&mut self) {
+        self.cooled = Duration::ZERO;
+        if !std::mem::take(&mut self.is_hot) {
+            return;
+        }
+        let (context, device) = (self.context, self.trial.device);
+        let watch = context.telemetry.watch(device).await;
+        let hot = |Hot { temperature_c, target_c }| {
+            tracing::info!(trial = %self.key, %device, temperature_c, target_c, "waiting for the device to cool down");
+            self.progress(None, "cooling down", 0, 0.0);
+        };
+        let wait = context.cooling.wait(device, || watch.temperature(), hot);
+        let mut stop = self.stop.clone();
+        self.cooled = tokio::select! {
+            biased;
+            _ = stopped(&mut stop, Stop::Cancel) => Duration::ZERO,
+            cooled = wait => cooled,
+        };
+        if !self.cooled.is_zero() {
+            tracing::info!(trial = %self.key, %device, waited_s = self.cooled.as_secs(), "going on");
+        }
     }
 
     /// One worker process, from its start to its end.
@@ -233,6 +268,7 @@ impl Run<'_> {
         self.watch = Some(watch);
         let heard = self.listen(worker, ready, &mut process).await;
         self.watch = None;
+        self.context.cooling.used(self.trial.device);
         let (phase, heard) = heard?;
         let loading = phase == Phase::Loading;
         match heard {
@@ -365,7 +401,9 @@ impl Run<'_> {
                 if let Some(watch) = &mut self.watch {
                     watch.next(sample.repetition.saturating_add(1));
                 }
-                self.course.add(&measured, Quality::of(&flags).counts());
+                let counts = Quality::of(&flags).counts();
+                self.is_hot |= !counts;
+                self.course.add(&measured, counts);
                 if let Some(cut) = self.write_sample(*sample, telemetry, &flags).await? {
                     return Ok(Some(Heard::Cut(cut)));
                 }
@@ -452,7 +490,9 @@ impl Run<'_> {
     /// What was seen while this sample, which has just arrived, was measured.
     async fn look_back(&self, sample: &pb::Sample) -> Option<Telemetry> {
         let duration_ns = sample.times.as_ref()?.end_ns;
-        self.watch.as_ref()?.repetition(duration_ns).await
+        let seen = self.watch.as_ref()?.repetition(duration_ns).await?;
+        let cool_down_ns = u64::try_from(self.cooled.as_nanos()).ok().filter(|ns| *ns > 0);
+        Some(Telemetry { cool_down_ns, ..seen })
     }
 
     /// Spools a sample; one that is too large for any message is the worker's fault.

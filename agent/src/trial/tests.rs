@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::cooling::Cooling;
 use crate::fingerprint::Machine;
 use crate::spool::Spool;
 use crate::testing;
@@ -109,6 +110,7 @@ impl Scripted {
             barriers: self.barriers.clone(),
             telemetry: Recorder::off(),
             machine: Machine::new("host".parse().unwrap(), Vec::new()),
+            cooling: Cooling::new(None),
             conditions: Flags::new(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),

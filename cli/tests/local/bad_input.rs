@@ -64,6 +64,24 @@ fn a_database_that_is_a_folder_or_not_ours_is_refused_and_left_alone() {
 }
 
 #[test]
+fn variables_that_change_what_is_measured_are_named_withheld_and_recorded() {
+    let home = Home::new();
+    let scenario = home.scenario(&["a"], 1, "1m");
+    let mut command = home.command(&["run", scenario.to_str().unwrap(), "--out", "out"]);
+    // Empty, but there: that is what llama.cpp asks for.
+    let output = command.env("GGML_CUDA_DISABLE_GRAPHS", "").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("not passed on to workers") && said.contains("GGML_CUDA_DISABLE_GRAPHS"), "{said}");
+    let report = String::from_utf8(home.regatta(&["report", "--format", "json"]).stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let facts = report["report"]["runs"][0]["hosts"][0]["facts"].as_array().unwrap();
+    let recorded =
+        facts.iter().find(|fact| fact["name"] == "environment withheld" || fact["name"] == "environment_withheld");
+    assert_eq!(recorded.unwrap()["meaning"], "GGML_CUDA_DISABLE_GRAPHS");
+}
+
+#[test]
 fn a_report_without_runs_says_so() {
     let home = Home::new();
     let output = home.regatta(&["report", "--db", "none.sqlite"]);

@@ -141,6 +141,31 @@ async fn a_source_that_dies_costs_its_numbers_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_hot_device_gets_time_to_cool_down_before_the_next_trial() {
+    let cool = |celsius: f64| json!({"cpu_temperature_c": celsius});
+    let watched = Watched::new(&cool(40.0));
+    let scenario = watched.home.scenario(&["only"], REPETITIONS, "60s");
+    let text = std::fs::read_to_string(&scenario).unwrap().replace("[\"f32\"]", "[\"f32\", \"f16\"]");
+    std::fs::write(&scenario, text).unwrap();
+    let mut command = watched.home.command(&["run", scenario.to_str().unwrap(), "--cool-down", "--out", "out"]);
+    command.env("REGATTA_FAKE_TELEMETRY", &watched.readings);
+    let mut running = Home::read_events(command);
+    repetitions(&mut running, 3);
+    watched.say(&cool(80.0));
+    running.wait_for(|event| event["event"] == "progress" && event["phase"] == "cooling down");
+    watched.say(&cool(45.0));
+    assert_eq!(running.finish().code(), Some(0));
+
+    let samples = watched.samples().await;
+    assert_eq!(samples.len(), 2 * REPETITIONS as usize);
+    let waited: Vec<_> = samples.iter().filter_map(|sample| seen(sample).cool_down_ns).collect();
+    assert_eq!(waited.len(), REPETITIONS as usize, "the second trial waited, the first one did not");
+    assert!(waited.iter().all(|ns| (1_000_000_000..60_000_000_000).contains(ns)), "{waited:?}");
+    let report = std::fs::read_to_string(watched.home.path("out/report.html")).unwrap();
+    assert!(report.contains("Cooled before"));
+}
+
+#[tokio::test]
 async fn without_telemetry_nothing_is_read_and_nothing_is_stored() {
     let watched = Watched::new(&json!({"foreign_processes": 1}));
     let scenario = watched.home.scenario(&["only"], 3, "60s");

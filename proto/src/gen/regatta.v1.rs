@@ -233,7 +233,7 @@ pub struct Sample {
     /// Warm-up repetitions before the first measured one.
     #[prost(uint32, tag = "12")]
     pub warmup_repetitions: u32,
-    /// Largest resident memory of the worker process so far, in bytes. Absent where it can't be read.
+    /// Largest resident memory of the worker process since it began with the cell, in bytes. Absent where it can't be read.
     #[prost(uint64, optional, tag = "13")]
     pub peak_rss_bytes: ::core::option::Option<u64>,
     /// Threads the engine used.
@@ -314,6 +314,9 @@ pub struct Telemetry {
     /// Its bus.
     #[prost(message, optional, tag = "23")]
     pub pcie: ::core::option::Option<Pcie>,
+    /// How long the worker process was not started because the device was hot, in nanoseconds.
+    #[prost(uint64, optional, tag = "24")]
+    pub cool_down_ns: ::core::option::Option<u64>,
 }
 /// The smallest, the middle and the largest of some values.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]

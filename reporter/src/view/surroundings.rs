@@ -24,13 +24,14 @@ pub(super) struct Column {
 }
 
 /// Every column that there may be, in reading order. What a device tells stands before what the host tells.
-const ALL: [Column; 7] = [
+const ALL: [Column; 8] = [
     column("Clock", "MHz", |seen| Some(seen.clock_mhz?.median)),
     column("CPU clock", "MHz", |seen| Some(seen.cpu_mhz?.median)),
     column("Temperature", "°C at most", |seen| seen.temperature_c),
     column("CPU temperature", "°C at most", |seen| seen.cpu_temperature_c),
     column("Power", "W", |seen| seen.power_w),
     column("Others", "cores", |seen| seen.load_by_others),
+    column("Cooled before", "s", |seen| Some(seen.cool_down_ns? as f64 / 1e9)),
     column("Slowed down", "ms", |seen| Some(seen.throttled_ns.hardware()? as f64 / 1e6)),
 ];
 

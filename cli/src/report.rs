@@ -189,10 +189,15 @@ pub(crate) fn folder(run: &str) -> PathBuf {
 pub(crate) fn write(dataset: &Dataset, source: &Path, out: &Path, json: bool) -> anyhow::Result<()> {
     let written = regatta_reporter::render(dataset, &options(source), out)?;
     if json {
-        output::line(&json!({ "event": "report", "html": written.html, "png": written.pngs }).to_string());
+        output::line(
+            &json!({ "event": "report", "html": written.html, "csv": written.csv, "png": written.pngs }).to_string(),
+        );
         return Ok(());
     }
     output::line(&format!("report  {}", crate::local::shown(&written.html).display()));
+    if let Some(csv) = &written.csv {
+        output::line(&format!("rows    {}", crate::local::shown(csv).display()));
+    }
     for png in &written.pngs {
         output::line(&format!("chart   {}", crate::local::shown(png).display()));
     }

@@ -240,7 +240,10 @@ impl CellResult {
     }
 
     fn is_impossible(&self) -> bool {
-        self.flags().contains(&Flag::FasterThanPhysics)
+        let told = |sample: &Sample| sample.flags.contains(&Flag::FasterThanPhysics);
+        let floor = self.floor();
+        let broken = |sample: &Sample| floor.is_some_and(|floor| floor.is_broken_by(sample));
+        self.samples.iter().chain(&self.unfit).any(|sample| told(sample) || broken(sample))
     }
 
     /// The state's name: that of the outcome, or `measuring` and `waiting` for a cell without one.

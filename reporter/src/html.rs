@@ -7,11 +7,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest as _, Sha256};
 
 use crate::chart::{self, Layout, theme};
-use crate::error::Result;
+use crate::error::{ReportError, Result};
 use crate::view::{Chart, Report, RunView, Section};
 
 const CSS: &str = include_str!("../assets/report.css");
 const SCRIPT: &str = include_str!("../assets/report.js");
+
+/// Charts on a page, unless it has more sections than that: a page of hundreds is looked at by nobody, and heavy.
+const MAX_CHARTS: usize = 16;
 
 #[derive(Template)]
 #[template(path = "report.html")]
@@ -31,41 +34,71 @@ struct RunPage<'a> {
 struct SectionPage<'a> {
     title: &'a str,
     charts: Vec<Figure<'a>>,
+    /// File names of the charts that stand beside the page only.
+    beside: Vec<&'a str>,
 }
 
 /// A chart in both layouts; the style sheet shows the one that fits.
 struct Figure<'a> {
     slug: &'a str,
+    /// Its name for links: the title's first words.
+    short: &'a str,
     label: String,
     wide: String,
-    narrow: String,
+    /// `None` for one that scrolls on a narrow screen: a table, or one of very many.
+    narrow: Option<String>,
 }
 
 /// Writes `report` as a page.
 pub fn page(report: &Report) -> Result<String> {
     let css = style_sheet();
-    let runs = report.runs.iter().map(run_page).collect::<Result<_>>()?;
+    let room = Room::of(report);
+    let runs = report.runs.iter().map(|view| run_page(view, room)).collect::<Result<_>>()?;
     let policy = policy(&css);
     Ok(Page { report, runs, policy, css, js: SCRIPT }.render()?)
 }
 
-fn run_page(view: &RunView) -> Result<RunPage<'_>> {
+/// What a page has room for.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Charts of each section; the first ones matter most.
+    charts: usize,
+    /// Whether each is there a second time, laid out for narrow screens.
+    narrow: bool,
+}
+
+impl Room {
+    fn of(report: &Report) -> Self {
+        let sections = || report.runs.iter().flat_map(|run| &run.sections);
+        let charts: usize = sections().map(|section| section.charts.len()).sum();
+        if charts <= MAX_CHARTS {
+            return Self { charts: usize::MAX, narrow: true };
+        }
+        Self { charts: (MAX_CHARTS / sections().count().max(1)).max(1), narrow: false }
+    }
+}
+
+fn run_page(view: &RunView, room: Room) -> Result<RunPage<'_>> {
     let sections = view.sections.iter().filter(|s| !s.charts.is_empty());
-    Ok(RunPage { view, sections: sections.map(section_page).collect::<Result<_>>()? })
+    Ok(RunPage { view, sections: sections.map(|section| section_page(section, room)).collect::<Result<_>>()? })
 }
 
-fn section_page(section: &Section) -> Result<SectionPage<'_>> {
-    let charts = section.charts.iter().map(figure).collect::<Result<_>>()?;
-    Ok(SectionPage { title: &section.title, charts })
+fn section_page(section: &Section, room: Room) -> Result<SectionPage<'_>> {
+    let (shown, beside) = section.charts.split_at(room.charts.min(section.charts.len()));
+    let charts = shown.iter().map(|chart| figure(chart, room)).collect::<Result<_>>()?;
+    let beside = beside.iter().map(|chart| chart.caption().slug.as_str()).collect();
+    Ok(SectionPage { title: &section.title, charts, beside })
 }
 
-fn figure(chart: &Chart) -> Result<Figure<'_>> {
+fn figure(chart: &Chart, room: Room) -> Result<Figure<'_>> {
     let caption = chart.caption();
+    let svg = |layout| Ok::<_, ReportError>(chart::compact(&chart::svg(chart, layout)?));
     Ok(Figure {
         slug: &caption.slug,
+        short: caption.title.split([',', ':']).next().unwrap_or_default(),
         label: format!("{}. {}", caption.title, caption.subtitle),
-        wide: chart::svg(chart, Layout::WIDE)?,
-        narrow: chart::svg(chart, Layout::NARROW)?,
+        wide: svg(Layout::WIDE)?,
+        narrow: (room.narrow && !matches!(chart, Chart::Heat(_))).then(|| svg(Layout::NARROW)).transpose()?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Exports: the data for other programs, and a summary for people in a hurry.
 
-mod csv;
+pub(crate) mod csv;
 mod json;
 mod markdown;
 mod mlperf_client;

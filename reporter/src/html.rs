@@ -7,14 +7,17 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest as _, Sha256};
 
 use crate::chart::{self, Layout, theme};
-use crate::error::{ReportError, Result};
+use crate::error::Result;
 use crate::view::{Chart, Report, RunView, Section};
 
 const CSS: &str = include_str!("../assets/report.css");
 const SCRIPT: &str = include_str!("../assets/report.js");
 
-/// Charts on a page, unless it has more sections than that: a page of hundreds is looked at by nobody, and heavy.
-const MAX_CHARTS: usize = 16;
+/// Bytes of charts up to which a page holds all of them, in both layouts.
+const WHOLE: usize = 800_000;
+
+/// Bytes of charts of a page that can't hold all: one of hundreds is looked at by nobody, and heavy.
+const PART: usize = 500_000;
 
 #[derive(Template)]
 #[template(path = "report.html")]
@@ -52,54 +55,79 @@ struct Figure<'a> {
 /// Writes `report` as a page.
 pub fn page(report: &Report) -> Result<String> {
     let css = style_sheet();
-    let room = Room::of(report);
-    let runs = report.runs.iter().map(|view| run_page(view, room)).collect::<Result<_>>()?;
+    let runs = run_pages(report)?;
     let policy = policy(&css);
     Ok(Page { report, runs, policy, css, js: SCRIPT }.render()?)
 }
 
-/// What a page has room for.
-#[derive(Clone, Copy)]
+/// How many charts of each section the page holds, and whether each is there a second time for narrow screens. The first
+/// ones of a section matter most, so sections take turns.
 struct Room {
-    /// Charts of each section; the first ones matter most.
-    charts: usize,
-    /// Whether each is there a second time, laid out for narrow screens.
+    of_section: Vec<usize>,
     narrow: bool,
 }
 
 impl Room {
-    fn of(report: &Report) -> Self {
-        let sections = || report.runs.iter().flat_map(|run| &run.sections);
-        let charts: usize = sections().map(|section| section.charts.len()).sum();
-        if charts <= MAX_CHARTS {
-            return Self { charts: usize::MAX, narrow: true };
+    fn of(sections: &[Vec<String>]) -> Self {
+        let size = |charts: &[String]| charts.iter().map(String::len).sum::<usize>();
+        if sections.iter().map(|charts| size(charts)).sum::<usize>() <= WHOLE {
+            return Self { of_section: sections.iter().map(Vec::len).collect(), narrow: true };
         }
-        Self { charts: (MAX_CHARTS / sections().count().max(1)).max(1), narrow: false }
+        let mut of_section = vec![0; sections.len()];
+        let mut used = 0;
+        for turn in 0..sections.iter().map(Vec::len).max().unwrap_or(0) {
+            for (taken, charts) in of_section.iter_mut().zip(sections) {
+                let Some(chart) = charts.get(turn) else { continue };
+                used += chart.len();
+                // The first of each is there in any case.
+                if used <= PART || turn == 0 {
+                    *taken = turn + 1;
+                }
+            }
+            if used > PART {
+                break;
+            }
+        }
+        Self { of_section, narrow: false }
     }
 }
 
-fn run_page(view: &RunView, room: Room) -> Result<RunPage<'_>> {
-    let sections = view.sections.iter().filter(|s| !s.charts.is_empty());
-    Ok(RunPage { view, sections: sections.map(|section| section_page(section, room)).collect::<Result<_>>()? })
+fn run_pages(report: &Report) -> Result<Vec<RunPage<'_>>> {
+    let sections = || report.runs.iter().flat_map(|run| &run.sections).filter(|s| !s.charts.is_empty());
+    let wide =
+        |section: &Section| section.charts.iter().map(|chart| svg(chart, Layout::WIDE)).collect::<Result<Vec<_>>>();
+    let drawn = sections().map(wide).collect::<Result<Vec<_>>>()?;
+    let room = Room::of(&drawn);
+    let mut drawn = drawn.into_iter().zip(room.of_section);
+    let mut pages = Vec::new();
+    for view in &report.runs {
+        let sections = view.sections.iter().filter(|s| !s.charts.is_empty()).zip(drawn.by_ref());
+        let sections = sections.map(|(section, (wide, n))| section_page(section, wide, n, room.narrow));
+        pages.push(RunPage { view, sections: sections.collect::<Result<_>>()? });
+    }
+    Ok(pages)
 }
 
-fn section_page(section: &Section, room: Room) -> Result<SectionPage<'_>> {
-    let (shown, beside) = section.charts.split_at(room.charts.min(section.charts.len()));
-    let charts = shown.iter().map(|chart| figure(chart, room)).collect::<Result<_>>()?;
+fn section_page(section: &Section, wide: Vec<String>, n: usize, narrow: bool) -> Result<SectionPage<'_>> {
+    let (shown, beside) = section.charts.split_at(n);
+    let charts = shown.iter().zip(wide).map(|(chart, wide)| figure(chart, wide, narrow)).collect::<Result<_>>()?;
     let beside = beside.iter().map(|chart| chart.caption().slug.as_str()).collect();
     Ok(SectionPage { title: &section.title, charts, beside })
 }
 
-fn figure(chart: &Chart, room: Room) -> Result<Figure<'_>> {
+fn figure(chart: &Chart, wide: String, narrow: bool) -> Result<Figure<'_>> {
     let caption = chart.caption();
-    let svg = |layout| Ok::<_, ReportError>(chart::compact(&chart::svg(chart, layout)?));
     Ok(Figure {
         slug: &caption.slug,
         short: caption.title.split([',', ':']).next().unwrap_or_default(),
         label: format!("{}. {}", caption.title, caption.subtitle),
-        wide: svg(Layout::WIDE)?,
-        narrow: (room.narrow && !matches!(chart, Chart::Heat(_))).then(|| svg(Layout::NARROW)).transpose()?,
+        wide,
+        narrow: (narrow && !matches!(chart, Chart::Heat(_))).then(|| svg(chart, Layout::NARROW)).transpose()?,
     })
+}
+
+fn svg(chart: &Chart, layout: Layout) -> Result<String> {
+    Ok(chart::compact(&chart::svg(chart, layout)?))
 }
 
 /// Nothing may be loaded, and nothing runs or styles but what has these hashes.

@@ -239,6 +239,23 @@ impl CellStats {
     }
 }
 
+/// A number of each worker process, the median of its repetitions, and `true`; or of each repetition where a single process
+/// measured all of them, and `false`.
+pub fn process_values(samples: &[Sample], per_pass: u32, of: fn(&Repetition) -> Option<f64>) -> (Vec<f64>, bool) {
+    let mut processes = BTreeMap::<u32, Vec<f64>>::new();
+    for sample in samples {
+        let value = of(&Repetition::new(sample, &Metrics::of(sample)));
+        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().extend(value);
+    }
+    let several = processes.len() > 1;
+    let values = processes.into_values();
+    if several {
+        (values.filter_map(|values| median(&sorted(values))).collect(), true)
+    } else {
+        (values.flatten().collect(), false)
+    }
+}
+
 /// The medians of several processes; or the repetitions of a single one, without an interval.
 fn summary(processes: &[Vec<Repetition>], of: fn(&Repetition) -> Option<f64>) -> Option<Summary> {
     if let [single] = processes {

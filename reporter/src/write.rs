@@ -50,8 +50,8 @@ pub fn render(dataset: &Dataset, options: &ReportOptions, folder: &Path) -> Resu
     fs::create_dir_all(&charts).map_err(|source| ReportError::Write { path: charts.clone(), source })?;
     let csv = (view::samples(dataset) <= MAX_ROWS).then(|| folder.join("samples.csv"));
     let mut written = Written { html: folder.join("report.html"), csv, pngs: Vec::new(), svgs: Vec::new() };
-    for drawn in draw_all(&report, options, &charts)? {
-        written.pngs.push(drawn.png);
+    for drawn in draw_all(&report, true, options.svg, &charts)? {
+        written.pngs.extend(drawn.png);
         written.svgs.extend(drawn.svg);
     }
     if let Some(csv) = &written.csv {
@@ -61,14 +61,32 @@ pub fn render(dataset: &Dataset, options: &ReportOptions, folder: &Path) -> Resu
     Ok(written)
 }
 
+/// What a chart is drawn as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picture {
+    /// Pixels, twice the chart's size.
+    Png,
+    /// Vectors.
+    Svg,
+}
+
+/// Writes the charts alone into `folder`, which is made where it is missing, and tells where they are.
+pub fn pictures(dataset: &Dataset, options: &ReportOptions, picture: Picture, folder: &Path) -> Result<Vec<PathBuf>> {
+    check(dataset, options)?;
+    fs::create_dir_all(folder).map_err(|source| ReportError::Write { path: folder.to_owned(), source })?;
+    let report = view::report(dataset, options.generated_at);
+    let drawn = draw_all(&report, picture == Picture::Png, picture == Picture::Svg, folder)?;
+    Ok(drawn.into_iter().flat_map(|drawn| drawn.png.into_iter().chain(drawn.svg)).collect())
+}
+
 /// The files of a chart.
 struct Drawn {
-    png: PathBuf,
+    png: Option<PathBuf>,
     svg: Option<PathBuf>,
 }
 
 /// Draws every chart, on all processors: turning them into pixels is most of the work of a report.
-fn draw_all(report: &Report, options: &ReportOptions, folder: &Path) -> Result<Vec<Drawn>> {
+fn draw_all(report: &Report, png: bool, svg: bool, folder: &Path) -> Result<Vec<Drawn>> {
     let charts: Vec<&Chart> = report.runs.iter().flat_map(|r| &r.sections).flat_map(|s| &s.charts).collect();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -76,7 +94,7 @@ fn draw_all(report: &Report, options: &ReportOptions, folder: &Path) -> Result<V
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(chart) = charts.get(at) else { return Ok(drawn) };
-            drawn.push((at, draw(chart, options, folder)?));
+            drawn.push((at, draw(chart, png, svg, folder)?));
         }
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(charts.len());
@@ -96,16 +114,18 @@ fn draw_all(report: &Report, options: &ReportOptions, folder: &Path) -> Result<V
     Ok(all.into_iter().map(|(_, drawn)| drawn).collect())
 }
 
-fn draw(chart: &Chart, options: &ReportOptions, folder: &Path) -> Result<Drawn> {
+fn draw(chart: &Chart, png: bool, svg: bool, folder: &Path) -> Result<Drawn> {
     let slug = &chart.caption().slug;
-    let svg = chart::svg(chart, Layout::WIDE)?;
-    let png = folder.join(format!("{slug}.png"));
-    write(&png, &chart::png(slug, &svg)?)?;
-    let beside = options.svg.then(|| folder.join(format!("{slug}.svg")));
-    if let Some(path) = &beside {
-        write(path, svg.as_bytes())?;
+    let text = chart::svg(chart, Layout::WIDE)?;
+    let path = |extension: &str| folder.join(format!("{slug}.{extension}"));
+    let drawn = Drawn { png: png.then(|| path("png")), svg: svg.then(|| path("svg")) };
+    if let Some(path) = &drawn.png {
+        write(path, &chart::png(slug, &text)?)?;
     }
-    Ok(Drawn { png, svg: beside })
+    if let Some(path) = &drawn.svg {
+        write(path, text.as_bytes())?;
+    }
+    Ok(drawn)
 }
 
 /// The data as text in `format`.

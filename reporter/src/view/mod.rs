@@ -99,6 +99,9 @@ pub struct RunView {
     pub groups: Vec<GroupRow>,
     /// Every cell without a full result.
     pub problems: Vec<Problem>,
+    /// Why cells ended without a result, the most frequent reasons first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
     /// The repetitions of each cell.
     pub details: Vec<CellDetail>,
     /// What the flags of this run mean.
@@ -173,6 +176,7 @@ fn run_view(run: &Run, several: bool, shown: usize) -> RunView {
         subjects.iter().flat_map(|s| compare::comparisons(s, subjects.len() > 1)).collect();
     let counted = run.cells.iter().flat_map(|cell| &cell.samples);
     let (has_device_memory, has_energy) = surroundings::has_device_numbers(counted);
+    let problems: Vec<Problem> = cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect();
     let prefix = if several { text::slug(run.id.as_str()) } else { String::new() };
     RunView {
         id: text::label(run.id.as_str()),
@@ -192,7 +196,8 @@ fn run_view(run: &Run, several: bool, shown: usize) -> RunView {
         has_device_memory,
         has_energy,
         groups: replicas::rows(&groups),
-        problems: cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect(),
+        reasons: summary::reasons(&problems),
+        problems,
         details: [cells::details(&subjects, shown), cells::details(&of_replicas, shown)].concat(),
         flags: meanings(run.cells.iter().flat_map(crate::dataset::CellResult::flags).collect()),
         hosts: hosts::hosts(run),

@@ -1,6 +1,8 @@
 //! The page: one file that holds everything, loads nothing and trusts no text. Its content security policy admits
 //! exactly the one style sheet and the one script written here, by their hashes.
 
+use std::time::Duration;
+
 use askama::Template;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -25,6 +27,8 @@ struct Page<'a> {
     report: &'a Report,
     runs: Vec<RunPage<'a>>,
     policy: String,
+    /// Seconds after which a browser opens it again.
+    refresh: Option<u64>,
     css: String,
     js: &'static str,
 }
@@ -54,10 +58,19 @@ struct Figure<'a> {
 
 /// Writes `report` as a page.
 pub fn page(report: &Report) -> Result<String> {
+    fill_in(report, None)
+}
+
+/// Writes `report` as a page that a browser opens again every so often, with no script for it.
+pub fn live_page(report: &Report, every: Duration) -> Result<String> {
+    fill_in(report, Some(every.as_secs().max(1)))
+}
+
+fn fill_in(report: &Report, refresh: Option<u64>) -> Result<String> {
     let css = style_sheet();
     let runs = run_pages(report)?;
     let policy = policy(&css);
-    Ok(Page { report, runs, policy, css, js: SCRIPT }.render()?)
+    Ok(Page { report, runs, policy, refresh, css, js: SCRIPT }.render()?)
 }
 
 /// How many charts of each section the page holds, and whether each is there a second time for narrow screens. The first

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -59,6 +60,16 @@ pub fn render(dataset: &Dataset, options: &ReportOptions, folder: &Path) -> Resu
     }
     write(&written.html, html::page(&report)?.as_bytes())?;
     Ok(written)
+}
+
+/// Writes the page alone, of runs that go on: it looks for itself again every so often. Tells where it is.
+pub fn render_live(dataset: &Dataset, options: &ReportOptions, every: Duration, folder: &Path) -> Result<PathBuf> {
+    check(dataset, options)?;
+    fs::create_dir_all(folder).map_err(|source| ReportError::Write { path: folder.to_owned(), source })?;
+    let path = folder.join("report.html");
+    let report = view::report(dataset, options.generated_at);
+    write(&path, html::live_page(&report, every)?.as_bytes())?;
+    Ok(path)
 }
 
 /// What a chart is drawn as.

@@ -4,12 +4,14 @@ use regatta_core::cell::Outcome;
 use regatta_core::failure::FailureKind;
 use regatta_reporter::chart::{self, Layout};
 use regatta_reporter::dataset::Dataset;
-use regatta_reporter::{Format, ReportError, ReportOptions, export, html, render, view};
+use regatta_reporter::{
+    Format, Picture, ReportError, ReportOptions, export, html, pictures, render, render_live, view,
+};
 use resvg::tiny_skia::Pixmap;
 
 use crate::common;
 
-fn options() -> ReportOptions {
+pub(crate) fn options() -> ReportOptions {
     ReportOptions { generated_at: common::start(), source: "regatta.sqlite".to_owned(), svg: true }
 }
 
@@ -235,4 +237,35 @@ fn a_page_of_a_thousand_cells_is_light() {
     assert!(run.details.iter().all(|cell| cell.repetitions.len() >= 3 && cell.repetitions.len() + cell.more == 30));
     assert!(page.contains("27 more are not shown here."));
     assert!(page.contains("charts stand beside it in the folder charts"));
+}
+
+#[test]
+fn a_page_of_a_run_that_goes_on_looks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = std::time::Duration::from_secs(10);
+    let path = render_live(&common::troubled(), &options(), every, folder.path()).unwrap();
+    let page = std::fs::read_to_string(path).unwrap();
+    assert!(page.contains("<meta http-equiv=\"refresh\" content=\"10\">") && page.contains("Run not finished"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no chart is drawn while something is measured");
+    assert!(!self::page(&common::troubled()).contains("http-equiv=\"refresh\""));
+}
+
+#[test]
+fn charts_come_alone_where_they_are_wanted_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for (picture, magic) in [(Picture::Png, b"\x89PNG".as_slice()), (Picture::Svg, b"<svg".as_slice())] {
+        let out = folder.path().join(format!("{picture:?}"));
+        let files = pictures(&common::demo(), &options(), picture, &out).unwrap();
+        assert_eq!((files.len(), std::fs::read_dir(&out).unwrap().count()), (8, 8));
+        assert!(files.iter().all(|file| std::fs::read(file).unwrap().starts_with(magic)));
+    }
+}
+
+#[test]
+fn the_summary_says_what_has_no_result_and_why() {
+    let report = view::report(&common::troubled(), common::start());
+    let reasons = &report.runs[0].reasons;
+    assert_eq!(reasons[0], "4 × skipped: candle has no weights for q4_k_m on this machine");
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+    assert!(page(&common::troubled()).contains("1 × crashed: signal 11 after 3 s"));
 }

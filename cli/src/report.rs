@@ -192,7 +192,7 @@ async fn gather(args: &ReportArgs, folders: &Folders) -> anyhow::Result<Chosen> 
 fn write_live(args: &ReportArgs, chosen: &Chosen) -> anyhow::Result<PathBuf> {
     let out = args.out.clone().unwrap_or_else(|| folder(&chosen.first));
     let page = regatta_reporter::render_live(&chosen.dataset, &options(&chosen.source), FOLLOW_EVERY, &out)?;
-    Ok(crate::local::shown(&page).to_path_buf())
+    Ok(crate::local::shown(&page))
 }
 
 /// Which of what was named are imports; the rest are runs, or nothing.

@@ -5,6 +5,8 @@
 //! cargo run --release --workspace --example sample_report -- [FOLDER] CELLS REPETITIONS TOKENS
 //! ```
 
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
 #[path = "../tests/reporter/common.rs"]
 mod common;
 

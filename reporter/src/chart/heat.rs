@@ -22,7 +22,7 @@ pub(super) fn draw(chart: &HeatMap, layout: Layout) -> Drawn<String> {
     let widest = chart.rows.iter().map(|row| ROW_LABEL.width(&row.label)).fold(0.0, f64::max) + 12.0;
     let labels = widest.min(layout.width * LABELS);
     let room = layout.width - 32.0 - labels;
-    let per_band = ((room / FIELD).floor().max(1.0) as usize).min(chart.columns.len().max(1));
+    let per_band = (1..=chart.columns.len()).rev().find(|n| *n as f64 * FIELD <= room).unwrap_or(1);
     let key = key(chart, layout.width - 32.0);
     let bands: Vec<usize> = (0..chart.columns.len()).step_by(per_band).collect();
     let grid = Grid {

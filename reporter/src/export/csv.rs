@@ -194,10 +194,10 @@ fn decimal(value: Option<f64>) -> String {
 /// A field that no spreadsheet takes for a formula and that holds nothing invisible.
 fn harmless(field: String) -> String {
     // Nearly all of them: numbers, hashes and names.
-    if field.len() <= text::MAX_LABEL && field.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:- ".contains(&b)) {
-        if !field.starts_with(['-', ' ']) && !field.ends_with(' ') {
-            return field;
-        }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:- ".contains(&b);
+    let bare = !field.starts_with(['-', ' ']) && !field.ends_with(' ');
+    if bare && field.len() <= text::MAX_LABEL && field.bytes().all(plain) {
+        return field;
     }
     let starts_formula = field.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let clean = text::label(&field);

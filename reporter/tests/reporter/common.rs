@@ -601,6 +601,7 @@ fn swept(
         engine: format!("{} 0.11.1", result.cell.backend),
         weight_bytes: Some(weight_bytes(&result.cell)),
         artifact_digest: Digest::of(result.cell.artifact.to_string().as_bytes()).to_string(),
+        fingerprint: Fingerprint::default(),
     });
     Some(result)
 }

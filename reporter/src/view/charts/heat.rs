@@ -162,13 +162,11 @@ fn value(measured: &Measured<'_>) -> Option<f64> {
 }
 
 fn field(measured: &Measured<'_>, best: f64) -> Heat {
-    match value(measured) {
-        Some(rate) => Heat::Value { share: rate / best, label: text::number(rate), suspect: measured.is_suspect() },
-        None => {
-            let state = measured.result.state();
-            Heat::Gap { gap: gap(state), state: state.replace('_', " ") }
-        }
+    if let Some(rate) = value(measured) {
+        return Heat::Value { share: rate / best, label: text::number(rate), suspect: measured.is_suspect() };
     }
+    let state = measured.result.state();
+    Heat::Gap { gap: gap(state), state: state.replace('_', " ") }
 }
 
 fn gap(state: &str) -> Gap {

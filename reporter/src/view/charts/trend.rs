@@ -5,7 +5,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 
 use super::{Caption, Series};
-use crate::stats::{Summary, sorted};
+use crate::stats::Summary;
 use crate::text;
 
 /// A cell's nights, as whoever judges them hands them over.
@@ -164,12 +164,10 @@ fn change(at: usize, segments: &[Segment], more_is_better: bool) -> Option<Chang
 }
 
 fn caption(series: &Nightly, nights: &[NightMark]) -> Caption {
-    let counts = sorted(nights.iter().map(|night| night.n as f64));
-    let n = match (counts.first(), counts.last()) {
-        (Some(low), Some(high)) if low == high => format!("{low} worker processes a night"),
-        (Some(low), Some(high)) => format!("{low} to {high} worker processes a night"),
-        _ => String::new(),
-    };
+    let least = nights.iter().map(|night| night.n).min().unwrap_or(0);
+    let most = nights.iter().map(|night| night.n).max().unwrap_or(0);
+    let n = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let n = format!("{n} worker processes a night");
     let intervals = series.nights.iter().filter(|night| !night.values.is_empty());
     let intervals = intervals.filter_map(|night| Summary::of(night.values.iter().copied())).all(|s| s.ci.is_some());
     let whiskers =

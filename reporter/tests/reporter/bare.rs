@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use regatta_reporter::chart::{self, Layout};
 use regatta_reporter::view;
 use sha2::{Digest as _, Sha256};
@@ -20,7 +22,7 @@ fn pictures() -> String {
     for chart in report.runs.iter().flat_map(|run| &run.sections).flat_map(|section| &section.charts) {
         hash.update(chart::png("bare", &chart::svg(chart, Layout::WIDE).unwrap()).unwrap());
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    BASE64.encode(hash.finalize())
 }
 
 fn run(program: &str, args: &[&Path]) -> Result<Output, String> {

@@ -14,7 +14,7 @@ use crate::common;
 use crate::report::hostile;
 
 /// How long a browser may take. On a busy machine it takes some seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Deserialize)]
 struct Seen {
@@ -96,7 +96,7 @@ fn look(chromium: &Path, folder: &Path, pages: &[&str], dark: bool) -> (Vec<Seen
         // Whatever asks for a name gets none: nothing leaves this machine.
         .args(["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--hide-scrollbars"])
         .arg(format!("--user-data-dir={}", folder.join("profile").display()))
-        .arg(format!("--blink-settings=preferredColorScheme={}", if dark { 0 } else { 1 }))
+        .arg(format!("--blink-settings=preferredColorScheme={}", i32::from(!dark)))
         .args(["--virtual-time-budget=20000", "--dump-dom", &address])
         .stdin(Stdio::null())
         .stdout(file(&out))

@@ -50,7 +50,25 @@ const CEILING_BYTES_PER_S: f64 = 20e12;
 /// `(t_N - t_1) / (N - 1) < weight_bytes / ceiling`.
 pub fn faster_than_physics(sample: &Sample, weight_bytes: u64) -> bool {
     let floor_ns = weight_bytes as f64 / CEILING_BYTES_PER_S * NS;
-    Metrics::of(sample).tpot_ns.is_some_and(|tpot| tpot < floor_ns)
+    tpot_ns(sample).is_some_and(|tpot| tpot < floor_ns)
+}
+
+/// Time per output token of a sample that has passed [`Sample::check`], in nanoseconds: [`Metrics::tpot_ns`] by itself.
+pub fn tpot_ns(sample: &Sample) -> Option<f64> {
+    let times = &sample.times;
+    let mean = |from: u64, last: u64, tokens: usize| last.saturating_sub(from) as f64 / tokens as f64;
+    match times.tokens.as_slice() {
+        [.., last] if sample.is_decode() => Some(mean(times.prefill_done, *last, times.tokens.len())),
+        [first, .., last] => Some(mean(*first, *last, times.tokens.len() - 1)),
+        _ => None,
+    }
+}
+
+/// Prompt tokens per second of a sample that has passed [`Sample::check`]: [`Metrics::prefill_rate`] by itself.
+pub fn prefill_rate(sample: &Sample) -> Option<f64> {
+    let prefill_ns = sample.times.prefill_done.saturating_sub(sample.times.prefill_start) as f64;
+    let prompt = (!sample.is_decode()).then_some(f64::from(sample.prompt_tokens));
+    prompt.map(|prompt| f64::from(sample.batch) * prompt * NS / prefill_ns)
 }
 
 impl Metrics {
@@ -59,18 +77,11 @@ impl Metrics {
         let times = &sample.times;
         let first = times.tokens.first().copied().filter(|_| !sample.is_decode());
         let batch = f64::from(sample.batch);
-        let mean = |from: u64, last: u64, tokens: usize| last.saturating_sub(from) as f64 / tokens as f64;
-        let tpot_ns = match times.tokens.as_slice() {
-            [.., last] if sample.is_decode() => Some(mean(times.prefill_done, *last, times.tokens.len())),
-            [first, .., last] => Some(mean(*first, *last, times.tokens.len() - 1)),
-            _ => None,
-        };
-        let prompt = (!sample.is_decode()).then_some(f64::from(sample.prompt_tokens));
-        let prefill_ns = times.prefill_done.saturating_sub(times.prefill_start) as f64;
+        let tpot_ns = tpot_ns(sample);
         Self {
             ttft_ns: first,
             engine_ttft_ns: first.map(|first| first.saturating_sub(times.tokenized)),
-            prefill_rate: prompt.map(|prompt| batch * prompt * NS / prefill_ns),
+            prefill_rate: prefill_rate(sample),
             decode_rate: tpot_ns.map(|tpot| batch * NS / tpot),
             tpot_ns,
             itl_ns: times.tokens.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect(),

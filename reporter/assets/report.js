@@ -4,8 +4,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const heads = Array.from(table.tHead.rows[0].cells);
   const value = (row, column) => {
     const cell = row.cells[column];
-    if (!("sort" in cell.dataset)) return cell.textContent.trim();
-    return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
+    if ("sort" in cell.dataset) return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
+    const first = cell.firstChild ? cell.firstChild.textContent.trim() : "";
+    return heads[column].classList.contains("n") ? Number(first.replaceAll(",", "")) : cell.textContent.trim();
   };
   heads.forEach((head, column) => {
     const button = head.querySelector("button");
@@ -26,6 +27,32 @@ for (const table of document.querySelectorAll("table.sortable")) {
       body.append(...rows);
     });
   });
+}
+// Hides the rows of a long table that lack any of the words that were typed.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const rows = Array.from(table.tBodies[0].rows);
+  if (rows.length < 8) continue;
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const box = document.createElement("label");
+  const input = document.createElement("input");
+  const count = document.createElement("span");
+  box.className = "filter";
+  input.type = "search";
+  input.placeholder = "Filter rows: candle q8_0";
+  count.setAttribute("aria-live", "polite");
+  const filter = () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    rows.forEach((row, i) => {
+      row.hidden = !words.every((word) => texts[i].includes(word));
+      shown += row.hidden ? 0 : 1;
+    });
+    count.textContent = shown === rows.length ? `${rows.length} rows` : `${shown} of ${rows.length} rows`;
+  };
+  input.addEventListener("input", filter);
+  filter();
+  box.append(input, count);
+  table.closest(".scroll").before(box);
 }
 // A link to a cell opens its repetitions.
 const open = () => {

@@ -277,7 +277,9 @@ impl CellResult {
 
     /// Why its numbers can't be, where they can't.
     fn impossible(&self) -> Option<Flag> {
-        let too_fast = |sample: &Sample| sample.flags.contains(&Flag::FasterThanPhysics) || self.is_below_floor(sample);
+        let floor = self.floor();
+        let broken = |sample: &Sample| floor.is_some_and(|floor| floor.is_broken_by(sample));
+        let too_fast = |sample: &Sample| sample.flags.contains(&Flag::FasterThanPhysics) || broken(sample);
         let hasty = self.samples.iter().filter(|sample| sample.flags.contains(&Flag::NotWaitedFor)).count();
         if self.samples.iter().chain(&self.unfit).any(too_fast) {
             Some(Flag::FasterThanPhysics)

@@ -21,4 +21,4 @@ pub use self::dataset::Dataset;
 pub use self::error::{ReportError, Result};
 pub use self::export::Format;
 pub use self::load::{load, load_imports};
-pub use self::write::{ReportOptions, Written, export, render};
+pub use self::write::{Picture, ReportOptions, Written, export, pictures, render, render_live};

@@ -8,13 +8,13 @@ use regatta_core::backend::BackendKind;
 use regatta_core::canary::{Canary, Reading};
 use regatta_core::cell::Cell;
 use regatta_core::device::{Device, DeviceKind};
+use regatta_core::metrics;
 use regatta_core::model::Shape;
-use regatta_core::preflight::number_bytes;
+use regatta_core::preflight::{self, number_bytes};
 use regatta_core::roofline::peaks::{self, Number, Peaks};
 use regatta_core::roofline::{self, Work};
 use regatta_core::sample::Sample;
 
-use crate::stats::Repetition;
 use crate::text;
 
 /// How much faster than a measured peak a result may be before it is called impossible. Canaries taken within a minute on
@@ -94,6 +94,18 @@ impl Ceiling {
         self.shape.as_ref().map(Shape::parameters)
     }
 
+    /// Number of weights that a decode step multiplies by, where a network runs.
+    pub fn decode_weights(&self) -> Option<u64> {
+        self.shape.as_ref().map(roofline::decode_weights)
+    }
+
+    /// Bytes that arithmetic says the cell's weights take, and the keys and values of one token, as its engine holds them.
+    pub fn predicted_memory(&self, cell: &Cell) -> Option<(u64, u64)> {
+        let (shape, precision) = (self.shape.as_ref()?, cell.artifact.precision);
+        let number = number_bytes(cell.backend, precision);
+        Some((preflight::weights(shape, cell.backend, precision), roofline::kv_bytes_per_token(shape, number)))
+    }
+
     fn bandwidth(&self) -> Option<(Peak, f64)> {
         self.peaks.iter().find_map(|peak| Some((*peak, peak.bandwidth?)))
     }
@@ -112,12 +124,11 @@ impl Ceiling {
     /// How much of the peaks one repetition used.
     pub fn utilisation(&self, cell: &Cell, sample: &Sample, weight_bytes: Option<u64>) -> Utilisation {
         let Some(shape) = &self.shape else { return Utilisation::default() };
-        let numbers = Repetition::of(sample);
         let generate = u32::try_from(sample.times.tokens.len()).unwrap_or(u32::MAX);
         let depth = cell.workload.kind.depth();
         let work = Work { batch: sample.batch, prompt: sample.prompt_tokens, depth, generate };
-        let tpot_s = numbers.tpot_ms.map(|ms| ms / 1e3);
-        let prefill_s = numbers.prefill_rate.map(|rate| f64::from(work.batch) * f64::from(work.prompt) / rate);
+        let tpot_s = metrics::tpot_ns(sample).map(|ns| ns / 1e9);
+        let prefill_s = metrics::prefill_rate(sample).map(|rate| f64::from(work.batch) * f64::from(work.prompt) / rate);
         let kv_bytes = number_bytes(cell.backend, cell.artifact.precision);
         let mbu = || {
             let (peak, bandwidth) = self.bandwidth()?;
@@ -174,7 +185,7 @@ pub struct Floor {
 impl Floor {
     /// Whether the repetition is below it.
     pub fn is_broken_by(&self, sample: &Sample) -> bool {
-        Repetition::of(sample).tpot_ms.is_some_and(|ms| ms * 1e6 < self.tpot_ns)
+        metrics::tpot_ns(sample).is_some_and(|ns| ns < self.tpot_ns)
     }
 
     /// What is to be said of a repetition that is.
@@ -186,7 +197,7 @@ impl Floor {
         format!(
             "{} ms a token, but reading {} of weights, less what caches can hold, takes {} ms at least at {} GB/s, {} \
              times what {whose}: a synchronisation is missing or the clock is wrong; kept, not charted",
-            text::optional(Repetition::of(sample).tpot_ms),
+            text::optional(metrics::tpot_ns(sample).map(|ns| ns / 1e6)),
             text::bytes(self.weight_bytes),
             text::number(self.tpot_ns / 1e6),
             text::number(self.bandwidth * self.source.margin() / 1e9),

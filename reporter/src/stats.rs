@@ -153,13 +153,19 @@ impl Repetition {
     /// Derives the numbers of one sample that has passed its check.
     pub fn of(sample: &Sample) -> Self {
         let metrics = Metrics::of(sample);
+        let itl = Intervals::of(metrics.itl_ns.iter().copied().map(ms));
+        Self { itl, ..Self::new(sample, &metrics) }
+    }
+
+    /// Without the times between tokens, which are pooled over repetitions where many are described.
+    fn new(sample: &Sample, metrics: &Metrics) -> Self {
         let telemetry = sample.telemetry.as_deref();
         Self {
             ttft_ms: metrics.ttft_ns.map(ms),
             prefill_rate: metrics.prefill_rate,
             decode_rate: metrics.decode_rate,
             tpot_ms: metrics.tpot_ns.map(|ns| ns / NS_PER_MS),
-            itl: Intervals::of(metrics.itl_ns.iter().copied().map(ms)),
+            itl: None,
             end_to_end_ms: ms(metrics.end_to_end_ns),
             load_ms: ms(sample.load_ns),
             peak_rss_mib: sample.peak_rss_bytes.map(mib),
@@ -207,12 +213,15 @@ impl CellStats {
     /// Describes the counted samples of a cell; number `r` was measured by process `r / per_pass`.
     pub fn of(samples: &[Sample], per_pass: u32) -> Self {
         let mut processes = BTreeMap::<u32, Vec<Repetition>>::new();
+        let mut all_itl = Vec::new();
         for sample in samples {
-            processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(Repetition::of(sample));
+            let metrics = Metrics::of(sample);
+            let process = sample.key.repetition / per_pass.max(1);
+            processes.entry(process).or_default().push(Repetition::new(sample, &metrics));
+            all_itl.extend(metrics.itl_ns.into_iter().map(ms));
         }
         let processes: Vec<Vec<Repetition>> = processes.into_values().collect();
         let reps = || processes.iter().flatten();
-        let all_itl = samples.iter().flat_map(|s| Metrics::of(s).itl_ns).map(ms);
         Self {
             n: samples.len(),
             processes: processes.len(),
@@ -227,6 +236,23 @@ impl CellStats {
             device_memory_mib: reps().filter_map(|r| r.device_memory_mib).reduce(f64::max),
             joules_per_token: summary(&processes, |r| r.joules_per_token),
         }
+    }
+}
+
+/// A number of each worker process, the median of its repetitions, and `true`; or of each repetition where a single process
+/// measured all of them, and `false`.
+pub fn process_values(samples: &[Sample], per_pass: u32, of: fn(&Repetition) -> Option<f64>) -> (Vec<f64>, bool) {
+    let mut processes = BTreeMap::<u32, Vec<f64>>::new();
+    for sample in samples {
+        let value = of(&Repetition::new(sample, &Metrics::of(sample)));
+        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().extend(value);
+    }
+    let several = processes.len() > 1;
+    let values = processes.into_values();
+    if several {
+        (values.filter_map(|values| median(&sorted(values))).collect(), true)
+    } else {
+        (values.flatten().collect(), false)
     }
 }
 

@@ -94,7 +94,7 @@ fn a_report_of_a_database_in_which_nothing_was_run_yet_says_how_to_begin() {
     let home = Home::new();
     // A database with all its tables and no run.
     assert_eq!(home.regatta(&["token", "create", "--role", "viewer", "--name", "me"]).status.code(), Some(0));
-    for format in ["html", "csv", "json", "md"] {
+    for format in ["html", "png", "svg", "csv", "json", "jsonl", "md", "junit", "bmf", "perfherder"] {
         let output = home.regatta(&["report", "--format", format]);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{message}");
@@ -109,6 +109,8 @@ fn a_report_of_a_database_in_which_nothing_was_run_yet_says_how_to_begin() {
 fn a_report_says_where_it_is_or_what_is_in_it() {
     let message = refused(&Home::new().regatta(&["report", "--json", "--format", "csv"]));
     assert!(message.contains("--json") && message.contains("--format"), "{message}");
+    let message = refused(&Home::new().regatta(&["report", "--follow", "--format", "junit"]));
+    assert!(message.contains("--follow") && message.contains("--format"), "{message}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub(super) struct Axis {
     high: f64,
     start: f64,
     end: f64,
+    /// Where zero stands, on an axis of factors.
+    zero: Option<f64>,
     /// Values that get a line and a label.
     pub(super) ticks: Vec<f64>,
 }
@@ -27,6 +29,7 @@ impl Axis {
             high: steps * step,
             start,
             end,
+            zero: None,
             ticks: multiples(0.0, steps * step, step),
         }
     }
@@ -42,16 +45,25 @@ impl Axis {
             let (low, high) = ((first - margin).max(0.0), last + margin);
             let step = nice_step((high - low) / ticks.max(1) as f64);
             let from = (low / step).ceil() * step;
-            return Self { scale, low, high, start, end, ticks: multiples(from, high, step) };
+            return Self { scale, low, high, start, end, zero: None, ticks: multiples(from, high, step) };
         }
+        // Zero has no logarithm. It gets a place of its own, one doubling below the smallest other value.
+        let zero = first <= 0.0;
+        let first = values.iter().copied().find(|v| *v > 0.0).map_or(1.0, |v| if zero { v / 2.0 } else { v });
         let margin = (last / first).powf(0.05).max(1.1);
         let (low, high) = (first / margin, last * margin);
-        let marks = if scale == Scale::Log2 { powers_of_two(low, high, ticks) } else { decimals(low, high, ticks) };
-        Self { scale, low, high, start, end, ticks: marks }
+        let mut marks = if scale == Scale::Log2 { powers_of_two(low, high, ticks) } else { decimals(low, high, ticks) };
+        if zero {
+            marks.retain(|mark| *mark > first * 1.001);
+            marks.insert(0, 0.0);
+            return Self { scale, low, high, start, end, zero: Some(first), ticks: marks };
+        }
+        Self { scale, low, high, start, end, zero: None, ticks: marks }
     }
 
     /// The place of a value.
     pub(super) fn at(&self, value: f64) -> f64 {
+        let value = self.zero.filter(|_| value <= 0.0).unwrap_or(value);
         let share = match self.scale {
             Scale::Linear => (value - self.low) / (self.high - self.low),
             Scale::Log2 | Scale::Log10 => (value / self.low).ln() / (self.high / self.low).ln(),
@@ -124,6 +136,14 @@ mod tests {
         assert!((axis.at(128.0) - axis.at(64.0) - step).abs() < 1e-9);
         let wide = Axis::around(Scale::Log2, &[1.0, 65536.0], 0.0, 100.0, 6);
         assert!(wide.ticks.len() <= 6 && wide.ticks.len() >= 3, "{:?}", wide.ticks);
+    }
+
+    #[test]
+    fn zero_stands_one_doubling_below_the_smallest_length() {
+        let axis = Axis::around(Scale::Log2, &[0.0, 512.0, 4096.0], 0.0, 100.0, 8);
+        assert_eq!(axis.ticks, [0.0, 512.0, 1024.0, 2048.0, 4096.0]);
+        let step = axis.at(1024.0) - axis.at(512.0);
+        assert!((axis.at(512.0) - axis.at(0.0) - step).abs() < 1e-9);
     }
 
     #[test]

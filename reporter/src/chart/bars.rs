@@ -25,7 +25,7 @@ pub(super) fn draw(chart: &BarChart, layout: Layout) -> Drawn<String> {
     };
     framed(&chart.caption, layout, Swatch::Bar, &grid, |canvas, i, place| {
         let panel = &chart.panels[i];
-        panel_head(canvas, place, &panel.title, "", &chart.caption.value_axis)?;
+        panel_head(canvas, place, &panel.title, "", panel.value_axis.as_ref().unwrap_or(&chart.caption.value_axis))?;
         draw_panel(canvas, chart, panel, place)
     })
 }

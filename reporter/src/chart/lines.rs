@@ -8,7 +8,7 @@ use super::canvas::{Canvas, Drawn, Rect};
 use super::frame::{Grid, LABEL, Panel, Swatch, framed, length_axis, panel_head, value_grid};
 use super::theme::{self, Style};
 use crate::stats::sorted;
-use crate::view::{Guide, Line, LineChart, LinePanel, Note, Point, Scale};
+use crate::view::{Guide, Line, LineChart, LinePanel, Note, Place, Point, Scale};
 
 const PLOT_HEIGHT: f64 = 170.0;
 /// Lines of more points than this get no marker at each: they would touch.
@@ -49,10 +49,8 @@ fn draw_panel(canvas: &Canvas<'_>, chart: &LineChart, panel: &LinePanel, lengths
     for line in &panel.lines {
         draw_spread(canvas, line, look(chart, line), &along, &values)?;
     }
-    for line in &panel.lines {
-        draw_line(canvas, line, look(chart, line), &along, &values)?;
-    }
-    panel.notes.iter().try_for_each(|note| draw_note(canvas, note, plot, &along, &values))
+    panel.lines.iter().try_for_each(|line| draw_line(canvas, line, look(chart, line), &along, &values))?;
+    panel.notes.iter().try_for_each(|note| draw_note(canvas, note, panel, plot, &along, &values))
 }
 
 /// Straight in numbers is a curve where doublings are of equal width.
@@ -68,13 +66,29 @@ fn draw_guide(canvas: &Canvas<'_>, guide: &Guide, chart: &LineChart, along: &Axi
     canvas.line(&path, colour.mix(0.45), 1.0)
 }
 
-/// Words below a point, or above it where there is no room below.
-fn draw_note(canvas: &Canvas<'_>, note: &Note, plot: &Rect, along: &Axis, values: &Axis) -> Drawn {
+/// Words at a point, on a ground of their own so that lines under them don't strike them out.
+fn draw_note(canvas: &Canvas<'_>, note: &Note, panel: &LinePanel, plot: &Rect, along: &Axis, values: &Axis) -> Drawn {
     let (x, y) = (along.at(note.length), values.at(note.value));
     let half = LABEL.width(&note.text) / 2.0;
+    let (x, y) = match note.place {
+        Place::Beside if x + 2.0 * half + 10.0 > plot.right => (x - half - 9.0, y),
+        Place::Beside => (x + half + 9.0, y),
+        Place::Beyond => {
+            let above = !runs_above(note, panel) && y - 22.0 > plot.top;
+            let below = y + 22.0 > plot.bottom;
+            (x, if above || below { y - 15.0 } else { y + 15.0 })
+        }
+    };
     let x = x.clamp(plot.left + half + 2.0, plot.right - half - 2.0);
-    let below = y + 16.0;
-    canvas.text((x, if below > plot.bottom - 6.0 { y - 14.0 } else { below }), &note.text, LABEL.centred())
+    canvas.rect(Rect { left: x - half - 1.0, right: x + half + 1.0, top: y - 6.0, bottom: y + 6.0 }, theme::SURFACE)?;
+    canvas.text((x, y), &note.text, LABEL.centred())
+}
+
+/// Whether another line has a point above the note's.
+fn runs_above(note: &Note, panel: &LinePanel) -> bool {
+    let others = panel.lines.iter().filter(|line| line.series != note.series);
+    let mut points = others.flat_map(|line| line.pieces.iter().flatten());
+    points.any(|point| (point.length - note.length).abs() < 1e-9 && point.value > note.value)
 }
 
 fn value_axis(chart: &LineChart, panel: &LinePanel, place: &Panel) -> Axis {

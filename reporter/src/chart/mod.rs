@@ -8,10 +8,12 @@ mod axis;
 mod bars;
 mod canvas;
 mod frame;
+mod heat;
 mod lines;
 mod png;
 mod strips;
 pub mod theme;
+mod trend;
 
 pub use self::png::png;
 use crate::error::{ReportError, Result};
@@ -39,6 +41,25 @@ pub fn svg(chart: &Chart, layout: Layout) -> Result<String> {
         Chart::Bars(chart) => bars::draw(chart, layout),
         Chart::Lines(chart) => lines::draw(chart, layout),
         Chart::Strips(chart) => strips::draw(chart, layout),
+        Chart::Heat(chart) => heat::draw(chart, layout),
+        Chart::Trend(chart) => trend::draw(chart, layout),
     };
     drawn.map_err(|message| ReportError::Chart { chart: chart.caption().slug.clone(), message })
+}
+
+/// A chart's SVG without what the page's style sheet says of all of them, for pages that hold many.
+pub fn compact(svg: &str) -> String {
+    let family = format!(" font-family=\"{}\"", theme::FAMILY.replace('\'', "&apos;"));
+    let said = [
+        family.as_str(),
+        " opacity=\"1\"",
+        " stroke=\"none\"",
+        " text-anchor=\"start\"",
+        " xmlns=\"http://www.w3.org/2000/svg\"",
+    ];
+    let mut out = svg.replace("<polyline fill=\"none\"", "<polyline").replace(".00000000000001", "");
+    for attribute in said {
+        out = out.replace(attribute, "");
+    }
+    out.replace(">\n", ">").replace("\n</text>", "</text>").replace(" \"/>", "\"/>")
 }

@@ -58,8 +58,20 @@ pub fn style(index: usize) -> Style {
     STYLES[index % STYLES.len()]
 }
 
+/// Colours of a heat map, from weak to strong: one hue, so that lightness alone orders them, and ink reads on all of them.
+pub const HEAT: [RGBColor; 5] = [
+    RGBColor(0xF3, 0xF7, 0xFB),
+    RGBColor(0xDD, 0xEA, 0xF5),
+    RGBColor(0xC3, 0xDB, 0xEE),
+    RGBColor(0xA5, 0xCA, 0xE6),
+    RGBColor(0x84, 0xB6, 0xDD),
+];
+
+/// What has gone wrong.
+pub const BAD: RGBColor = RGBColor(0xB3, 0x26, 0x1E);
+
 /// Colours as the page's style sheet needs them: light, dark.
-pub const DARK: [(RGBColor, &str); 8] = [
+pub const DARK: [(RGBColor, &str); 14] = [
     (SURFACE, "#151a21"),
     (INK, "#e6e9ed"),
     (MUTED, "#a3adb8"),
@@ -68,6 +80,12 @@ pub const DARK: [(RGBColor, &str); 8] = [
     (STYLES[0].colour, "#e69f00"),
     (STYLES[1].colour, "#56b4e9"),
     (STYLES[2].colour, "#2fc79b"),
+    (HEAT[0], "#1a222c"),
+    (HEAT[1], "#1c2c3b"),
+    (HEAT[2], "#1f384e"),
+    (HEAT[3], "#224764"),
+    (HEAT[4], "#26587e"),
+    (BAD, "#ff8a80"),
 ];
 
 /// Makes the embedded font known to the drawing library. Again and again is fine: it replaces itself by itself.

@@ -24,6 +24,8 @@
 //! | `first_differing_token` | from 1, held against the cell's first repetition; empty where none differs |
 //! | `reference_backend`, `first_differing_from_reference` | another backend that did the same work in this run, and the first token that differs from its own; empty where none does |
 
+use std::io::Write;
+
 use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
 use regatta_core::identity::Agreement;
@@ -101,18 +103,24 @@ const COLUMNS: [&str; 61] = [
 ];
 
 pub(super) fn csv(dataset: &Dataset) -> Result<String> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut bytes = Vec::new();
+    write(dataset, &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Writes the lines one after the other.
+pub(crate) fn write(dataset: &Dataset, to: impl Write) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(to);
     writer.write_record(COLUMNS)?;
     for run in &dataset.runs {
         for cell in &run.cells {
             for (sample, counted) in cell.measured() {
-                writer.write_record(line(run, cell, sample, counted).map(|field| harmless(&field)))?;
+                writer.write_record(line(run, cell, sample, counted).map(harmless))?;
             }
         }
     }
     writer.flush().map_err(csv::Error::from)?;
-    let bytes = writer.into_inner().map_err(|e| csv::Error::from(e.into_error()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(())
 }
 
 fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [String; COLUMNS.len()] {
@@ -199,9 +207,15 @@ fn decimal(value: Option<f64>) -> String {
 }
 
 /// A field that no spreadsheet takes for a formula and that holds nothing invisible.
-fn harmless(field: &str) -> String {
+fn harmless(field: String) -> String {
+    // Nearly all of them: numbers, hashes and names.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:- ".contains(&b);
+    let bare = !field.starts_with(['-', ' ']) && !field.ends_with(' ');
+    if bare && field.len() <= text::MAX_LABEL && field.bytes().all(plain) {
+        return field;
+    }
     let starts_formula = field.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let clean = text::label(field);
+    let clean = text::label(&field);
     if starts_formula || clean.starts_with(['=', '+', '-', '@']) { format!("'{clean}") } else { clean }
 }
 
@@ -221,7 +235,7 @@ mod tests {
             ("\0=1", "'=1"),
             ("plain", "plain"),
         ] {
-            assert_eq!(harmless(field), expected);
+            assert_eq!(harmless(field.to_owned()), expected);
         }
     }
 }

@@ -66,13 +66,32 @@ struct RawSample {
     telemetry: Option<Telemetry>,
 }
 
-pub(super) fn json(dataset: &Dataset, generated_at: Timestamp) -> Result<String> {
-    let mut samples = Vec::new();
-    for run in &dataset.runs {
-        for cell in &run.cells {
-            samples.extend(cell.measured().map(|(sample, counted)| raw(run, cell, sample, counted)));
-        }
+/// A sample by itself, on a line of its own.
+#[derive(Serialize)]
+struct Line {
+    schema: u32,
+    method_version: u32,
+    #[serde(flatten)]
+    sample: RawSample,
+}
+
+/// Every raw sample on a line: nothing has to be held in memory to read them.
+pub(super) fn lines(dataset: &Dataset) -> Result<String> {
+    let mut out = String::new();
+    for sample in samples(dataset) {
+        out.push_str(&serde_json::to_string(&Line { schema: SCHEMA, method_version: METHOD_VERSION, sample })?);
+        out.push('\n');
     }
+    Ok(out)
+}
+
+fn samples(dataset: &Dataset) -> impl Iterator<Item = RawSample> {
+    let cells = dataset.runs.iter().flat_map(|run| run.cells.iter().map(move |cell| (run, cell)));
+    cells.flat_map(|(run, cell)| cell.measured().map(move |(sample, counted)| raw(run, cell, sample, counted)))
+}
+
+pub(super) fn json(dataset: &Dataset, generated_at: Timestamp) -> Result<String> {
+    let samples = samples(dataset).collect();
     let report = view::report(dataset, generated_at);
     let document = Document { schema: SCHEMA, method_version: METHOD_VERSION, report, samples };
     Ok(serde_json::to_string_pretty(&document)?)

@@ -1,9 +1,13 @@
 //! Exports: the data for other programs, and a summary for people in a hurry.
 
-mod csv;
+mod bmf;
+pub(crate) mod csv;
 mod json;
+mod junit;
 mod markdown;
+mod measured;
 mod mlperf_client;
+mod perfherder;
 
 use jiff::Timestamp;
 
@@ -18,6 +22,8 @@ pub enum Format {
     Csv,
     /// The whole view and the raw samples.
     Json,
+    /// The raw samples, a JSON object a line.
+    Jsonl,
     /// A summary fit for a comment on a pull request.
     Markdown,
     /// Rows of llama-bench of what is comparable, a JSON object a line.
@@ -28,18 +34,28 @@ pub enum Format {
     LlamaBenchMarkdown,
     /// Metrics under MLPerf Client's names, a JSON object a line.
     MlperfClient,
+    /// A test case for each cell, as `JUnit` has them.
+    Junit,
+    /// Bencher Metric Format.
+    Bmf,
+    /// The line that Perfherder looks for in logs.
+    Perfherder,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Csv,
         Self::Json,
+        Self::Jsonl,
         Self::Markdown,
         Self::LlamaBench,
         Self::LlamaBenchSql,
         Self::LlamaBenchMarkdown,
         Self::MlperfClient,
+        Self::Junit,
+        Self::Bmf,
+        Self::Perfherder,
     ];
 
     /// The name on the command line.
@@ -47,11 +63,15 @@ impl Format {
         match self {
             Self::Csv => "csv",
             Self::Json => "json",
+            Self::Jsonl => "jsonl",
             Self::Markdown => "md",
             Self::LlamaBench => "llama-bench",
             Self::LlamaBenchSql => "llama-bench-sql",
             Self::LlamaBenchMarkdown => "llama-bench-md",
             Self::MlperfClient => "mlperf-client",
+            Self::Junit => "junit",
+            Self::Bmf => "bmf",
+            Self::Perfherder => "perfherder",
         }
     }
 }
@@ -61,10 +81,14 @@ pub(crate) fn export(dataset: &Dataset, format: Format, generated_at: Timestamp)
     match format {
         Format::Csv => csv::csv(dataset),
         Format::Json => json::json(dataset, generated_at),
+        Format::Jsonl => json::lines(dataset),
         Format::Markdown => Ok(markdown::markdown(&crate::view::report(dataset, generated_at))),
         Format::LlamaBench => llama_bench::jsonl(dataset),
         Format::LlamaBenchSql => Ok(llama_bench::sql(dataset)),
         Format::LlamaBenchMarkdown => Ok(llama_bench::markdown(dataset)),
         Format::MlperfClient => mlperf_client::lines(dataset),
+        Format::Junit => Ok(junit::junit(dataset)),
+        Format::Bmf => bmf::bmf(dataset),
+        Format::Perfherder => perfherder::perfherder(dataset),
     }
 }

@@ -6,17 +6,21 @@ use regatta_core::failure::FailureKind;
 use regatta_core::flag::Flag;
 use regatta_core::passes::StopReason;
 use regatta_core::quality::Quality;
-use regatta_core::roofline::peaks::Number;
 use regatta_core::sample::Sample;
 use serde::Serialize;
 
 use super::Meaning;
-use super::subject::{Measured, Subject};
+use super::subject::{Measured, Share, Subject};
 use super::surroundings::{self, Column, Head};
 use crate::dataset::{self, CellResult, Rejected, Run};
-use crate::roofline::{Source, Utilisation};
 use crate::stats::{Intervals, Repetition, Summary};
 use crate::text;
+
+/// Repetitions in a report at most, over all of its cells.
+const MAX_REPETITIONS: usize = 3000;
+
+/// Repetitions of a cell that are shown however many cells there are.
+const MIN_REPETITIONS: usize = 3;
 
 /// A number as a table shows it, and as it is sorted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -118,8 +122,10 @@ pub struct CellDetail {
     pub facts: Vec<Meaning>,
     /// What was seen of the surroundings of any of the repetitions.
     pub seen: Vec<Head>,
-    /// The repetitions, those that don't count last.
+    /// The repetitions, those that don't count last; of very many only the first.
     pub repetitions: Vec<RepetitionRow>,
+    /// How many more there are.
+    pub more: usize,
     /// Samples that were refused, with the rule they break.
     pub rejected: Vec<String>,
 }
@@ -172,7 +178,7 @@ pub(super) fn rows(subjects: &[Subject<'_>]) -> Vec<CellRow> {
 fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
     let stats = &measured.stats;
     let itl = stats.itl_ms;
-    let used: Vec<Utilisation> = measured.result.samples.iter().map(|s| measured.result.utilisation(s)).collect();
+    let used = &measured.used;
     CellRow {
         anchor: anchor(subject.run, measured.result),
         backend: measured.backend().as_str(),
@@ -180,7 +186,7 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         format: measured.result.cell.artifact.format.as_str(),
         workload: measured.workload().name.to_string(),
         size: measured.size(),
-        place: subject.label(),
+        place: subject.short_label(),
         n: stats.values(),
         partial: !measured.result.is_ok(),
         decode: spread(stats.decode_rate),
@@ -193,9 +199,9 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         end_to_end: spread(stats.end_to_end_ms),
         load: plain(stats.load_ms.map(|s| s.median / 1e3)),
         peak_rss: plain(stats.peak_rss_mib),
-        mbu: share(used.iter().filter_map(|u| u.mbu.map(|(share, source)| (share, of_bandwidth(source))))),
-        prefill_mfu: share(used.iter().filter_map(|u| u.prefill_mfu.map(of_flops))),
-        decode_mfu: share(used.iter().filter_map(|u| u.decode_mfu.map(of_flops))),
+        mbu: share(used.mbu.as_ref()),
+        prefill_mfu: share(used.prefill_mfu.as_ref()),
+        decode_mfu: share(used.decode_mfu.as_ref()),
         device_memory: plain(stats.device_memory_mib),
         energy: spread(stats.joules_per_token),
         flags: super::meanings(measured.result.flags()),
@@ -203,6 +209,12 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
 }
 
 impl Value {
+    /// What a table sorts by, where the text by itself doesn't tell: empty for a missing value.
+    pub fn sort_key(&self) -> Option<String> {
+        let plain = self.text.replace(',', "").parse::<f64>().is_ok();
+        (!plain).then(|| self.sort.map(|n| n.to_string()).unwrap_or_default())
+    }
+
     pub(super) fn new(text: String, sort: Option<f64>) -> Self {
         Self { text, sort, note: String::new() }
     }
@@ -227,22 +239,10 @@ pub(super) fn spread(summary: Option<Summary>) -> Value {
     Value { note: note.unwrap_or_default(), ..plain(summary.map(|s| s.median)) }
 }
 
-/// The median of shares as percent, and below it what they are shares of.
-fn share(shares: impl Iterator<Item = (f64, String)>) -> Value {
-    let (shares, mut of): (Vec<f64>, Vec<String>) = shares.unzip();
-    let percent = Summary::of(shares).map(|summary| summary.median * 100.0);
-    Value { note: of.pop().unwrap_or_default(), ..plain(percent) }
-}
-
-fn of_bandwidth(source: Source) -> String {
-    match source {
-        Source::Measured => "of measured".to_owned(),
-        Source::Vendor => "of vendor's".to_owned(),
-    }
-}
-
-fn of_flops((share, source, number): (f64, Source, Number)) -> (f64, String) {
-    (share, format!("{} {}", of_bandwidth(source), number.as_str()))
+/// Percent, and below it what they are of.
+fn share(share: Option<&Share>) -> Value {
+    let note = share.map(|share| share.of.clone()).unwrap_or_default();
+    Value { note, ..plain(share.map(|share| share.percent.median)) }
 }
 
 fn interval(summary: Option<Summary>) -> String {
@@ -259,9 +259,10 @@ fn p99(itl: Option<Intervals>) -> Value {
     Value { text: format!("{mark}{}", text::optional(value)), ..plain(value) }
 }
 
-/// A name for links: run and start of the cell's hash, since several runs may hold the same cell.
+/// A name for links: ends of the run's id and of the cell's hash, since several runs may hold the same cell.
 fn anchor(run: &Run, cell: &CellResult) -> String {
-    format!("cell-{}-{}", text::slug(run.id.as_str()), cell.hash.0.short())
+    let run = text::slug(run.id.as_str());
+    format!("c-{}-{}", &run[run.len().saturating_sub(12)..], cell.hash.0.short())
 }
 
 /// Every cell by itself that did not end well, or has not ended.
@@ -308,26 +309,37 @@ fn times(cell: &Cell) -> String {
     if cell.workload.replicas > 1 { format!(" × {}", cell.workload.replicas) } else { String::new() }
 }
 
-/// The repetitions of every cell that has any.
-pub(super) fn details(subjects: &[Subject<'_>]) -> Vec<CellDetail> {
-    let measured = subjects.iter().flat_map(|s| s.cells.iter().map(move |m| (s, m)));
-    let any = |r: &CellResult| r.measured().next().is_some() || !r.rejected.is_empty();
-    measured.filter(|(_, m)| any(m.result)).map(|(s, m)| detail(s, m)).collect()
+/// How many repetitions of each cell a report shows: all of them, unless they are so many that nobody could read them.
+pub(super) fn shown(runs: &[Run]) -> usize {
+    let cells = || runs.iter().flat_map(|run| &run.cells).filter(|cell| cell.measured().next().is_some());
+    let all: usize = cells().map(|cell| cell.measured().count()).sum();
+    if all <= MAX_REPETITIONS { usize::MAX } else { (MAX_REPETITIONS / cells().count().max(1)).max(MIN_REPETITIONS) }
 }
 
-fn detail(subject: &Subject<'_>, measured: &Measured<'_>) -> CellDetail {
+/// The repetitions of every cell that has any, `shown` of each at most.
+pub(super) fn details(subjects: &[Subject<'_>], shown: usize) -> Vec<CellDetail> {
+    let measured = subjects.iter().flat_map(|s| s.cells.iter().map(move |m| (s, m)));
+    let any = |r: &CellResult| r.measured().next().is_some() || !r.rejected.is_empty();
+    measured.filter(|(_, m)| any(m.result)).map(|(s, m)| detail(s, m, shown)).collect()
+}
+
+fn detail(subject: &Subject<'_>, measured: &Measured<'_>, shown: usize) -> CellDetail {
     let result = measured.result;
     let columns = surroundings::columns(result.measured().map(|(sample, _)| sample));
     let rejected = result.rejected.iter();
+    let mut rows: Vec<RepetitionRow> =
+        result.measured().take(shown).map(|(s, counted)| repetition(result, s, counted, &columns)).collect();
+    name_days_once(&mut rows);
     CellDetail {
         anchor: anchor(subject.run, result),
         title: measured.label(),
-        place: subject.label(),
+        place: subject.short_label(),
         state: result.state(),
         counted: how_counted(measured),
         facts: facts(measured),
         seen: columns.iter().map(Column::head).collect(),
-        repetitions: result.measured().map(|(s, counted)| repetition(result, s, counted, &columns)).collect(),
+        repetitions: rows,
+        more: result.measured().count().saturating_sub(shown),
         rejected: rejected.map(refusal).collect(),
     }
 }
@@ -344,6 +356,19 @@ fn how_counted(measured: &Measured<'_>) -> String {
     format!("{repetitions}{of}{why}")
 }
 
+/// Leaves a day out where it is that of the row above.
+fn name_days_once(rows: &mut [RepetitionRow]) {
+    let mut last = String::new();
+    for row in rows {
+        let Some((day, time)) = row.started_at.split_once(' ') else { continue };
+        let (day, time) = (day.to_owned(), time.to_owned());
+        if day == last {
+            row.started_at = time;
+        }
+        last = day;
+    }
+}
+
 fn refusal(rejected: &Rejected) -> String {
     let what = rejected.repetition.map_or_else(|| "a sample".to_owned(), |r| format!("repetition {}", r + 1));
     format!("{what} of lease {}: {}", rejected.epoch.0, text::reason(&rejected.reason))
@@ -356,7 +381,6 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     let mut facts = vec![
         fact("weights", format!("{} {} ({})", artifact.format, artifact.precision, artifact.weights)),
         fact("work", measured.size()),
-        fact("decode rate, 95 % CI", interval(measured.stats.decode_rate)),
     ];
     if let Some(first) = result.samples.first() {
         facts.push(fact("threads", first.threads.to_string()));

@@ -20,8 +20,9 @@ use serde::Serialize;
 
 pub use self::cells::{CellDetail, CellRow, Problem, RepetitionRow, Value};
 pub use self::charts::{
-    Bar, BarChart, BarGroup, BarPanel, Caption, Chart, Guide, Line, LineChart, LinePanel, Mark, Note, Point, Scale,
-    Series, Strip, StripChart, StripPanel, StripRow,
+    Bar, BarChart, BarGroup, BarPanel, Break, Caption, Change, Chart, Gap, Guide, Heat, HeatMap, HeatRow, Line,
+    LineChart, LinePanel, Mark, Night, NightMark, Nightly, Note, Place, Point, Scale, Segment, Series, Strip,
+    StripChart, StripPanel, StripRow, TrendChart, trend,
 };
 pub use self::compare::{Comparison, Headline, Pair, Ratio};
 pub use self::definitions::Definition;
@@ -51,6 +52,8 @@ pub struct Report {
     /// Results of other tools.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<ImportView>,
+    /// Where every repetition is found with all of its columns, as a sentence.
+    pub rows: String,
     /// What each metric means.
     pub definitions: Vec<Definition>,
 }
@@ -96,6 +99,9 @@ pub struct RunView {
     pub groups: Vec<GroupRow>,
     /// Every cell without a full result.
     pub problems: Vec<Problem>,
+    /// Why cells ended without a result, the most frequent reasons first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
     /// The repetitions of each cell.
     pub details: Vec<CellDetail>,
     /// What the flags of this run mean.
@@ -142,19 +148,35 @@ pub fn report(dataset: &Dataset, generated_at: Timestamp) -> Report {
         generated_at: text::minute(generated_at),
         regatta_version: env!("CARGO_PKG_VERSION").to_owned(),
         method_version: METHOD_VERSION,
-        runs: dataset.runs.iter().map(|run| run_view(run, several)).collect(),
+        runs: dataset.runs.iter().map(|run| run_view(run, several, cells::shown(&dataset.runs))).collect(),
         imports,
+        rows: rows(samples(dataset)),
         definitions: definitions::all(),
     }
 }
 
-fn run_view(run: &Run, several: bool) -> RunView {
+fn rows(samples: usize) -> String {
+    let n = text::count(samples, "repetition");
+    if samples <= crate::write::MAX_ROWS {
+        format!("All columns of all {n} stand in samples.csv, which is written beside this page.")
+    } else {
+        format!("All columns of all {n}: regatta report --format csv.")
+    }
+}
+
+/// Repetitions of the dataset that keep the rules.
+pub(crate) fn samples(dataset: &Dataset) -> usize {
+    dataset.runs.iter().flat_map(|run| &run.cells).map(|cell| cell.measured().count()).sum()
+}
+
+fn run_view(run: &Run, several: bool, shown: usize) -> RunView {
     let (subjects, groups) = (subject::subjects(run), replicas::groups(run));
     let of_replicas = subject::replicas(run);
     let comparisons: Vec<Comparison> =
         subjects.iter().flat_map(|s| compare::comparisons(s, subjects.len() > 1)).collect();
     let counted = run.cells.iter().flat_map(|cell| &cell.samples);
     let (has_device_memory, has_energy) = surroundings::has_device_numbers(counted);
+    let problems: Vec<Problem> = cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect();
     let prefix = if several { text::slug(run.id.as_str()) } else { String::new() };
     RunView {
         id: text::label(run.id.as_str()),
@@ -174,8 +196,9 @@ fn run_view(run: &Run, several: bool) -> RunView {
         has_device_memory,
         has_energy,
         groups: replicas::rows(&groups),
-        problems: cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect(),
-        details: [cells::details(&subjects), cells::details(&of_replicas)].concat(),
+        reasons: summary::reasons(&problems),
+        problems,
+        details: [cells::details(&subjects, shown), cells::details(&of_replicas, shown)].concat(),
         flags: meanings(run.cells.iter().flat_map(crate::dataset::CellResult::flags).collect()),
         hosts: hosts::hosts(run),
         scenario_file: text::label(&run.scenario_file),
@@ -183,14 +206,21 @@ fn run_view(run: &Run, several: bool) -> RunView {
     }
 }
 
-/// Charts of each subject; file names carry the subject only where there is more than one.
+/// Charts of each subject, and before them those across several; file names carry the subject only where there is more
+/// than one.
 fn sections(subjects: &[Subject<'_>], prefix: &str) -> Vec<Section> {
-    let one = subjects.len() == 1;
+    let across = charts::across(subjects, prefix);
+    if let [only] = subjects {
+        let charts = charts::all(only, prefix).into_iter().chain(across).collect();
+        return vec![Section { title: only.label(), charts }];
+    }
     let slug = |s: &Subject<'_>| {
-        let parts = [prefix.to_owned(), if one { String::new() } else { text::slug(&s.key()) }];
+        let parts = [prefix.to_owned(), text::slug(&s.key())];
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("-")
     };
-    subjects.iter().map(|s| Section { title: s.label(), charts: charts::all(s, &slug(s)) }).collect()
+    let overview = Section { title: "All models and devices".to_owned(), charts: across };
+    let each = subjects.iter().map(|s| Section { title: s.label(), charts: charts::all(s, &slug(s)) });
+    std::iter::once(overview).filter(|s| !s.charts.is_empty()).chain(each).collect()
 }
 
 /// Flags in words: `debug_build` as `debug build`.

@@ -21,7 +21,7 @@ use regatta_core::workload::Workload;
 use serde::Serialize;
 
 use super::cells::{Value, plain, spread};
-use super::charts::{self, Caption, Chart, Guide, Line, LineChart, LinePanel, Note, Point, Scale, Series};
+use super::charts::{self, Caption, Chart, Guide, Line, LineChart, LinePanel, Note, Place, Point, Scale, Series};
 use super::{Meaning, Section};
 use crate::dataset::{CellResult, Run};
 use crate::stats::{Summary, ms};
@@ -356,7 +356,7 @@ fn chart(scale: &[&Group<'_>], slug: String) -> Option<Chart> {
 fn panel(backends: &[regatta_core::backend::BackendKind], groups: &[&Group<'_>]) -> LinePanel {
     let first = groups[0];
     let title = format!("{}: {} · {}", first.workload().name, first.size(), first.cells[0].cell.artifact.precision);
-    let mut panel = LinePanel { title, lines: Vec::new(), missing: Vec::new(), guides: Vec::new(), notes: Vec::new() };
+    let mut panel = LinePanel::titled(title);
     for (series, backend) in backends.iter().enumerate() {
         let of_backend: Vec<_> = groups.iter().copied().filter(|g| g.cells[0].cell.backend == *backend).collect();
         for failed in of_backend.iter().filter(|group| !group.is_ok()) {
@@ -377,6 +377,7 @@ fn panel(backends: &[regatta_core::backend::BackendKind], groups: &[&Group<'_>])
                 length: point.length,
                 value: point.value,
                 text: text::percent(point.value / (point.length * one)),
+                place: Place::Beyond,
             }));
         }
         if !points.is_empty() {

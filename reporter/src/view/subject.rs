@@ -6,16 +6,68 @@ use regatta_core::backend::BackendKind;
 use regatta_core::cell::Cell;
 use regatta_core::flag::Flag;
 use regatta_core::quality::Quality;
+use regatta_core::roofline::peaks::Number;
 use regatta_core::workload::Workload;
 
 use crate::dataset::{CellResult, Run};
-use crate::stats::CellStats;
+use crate::roofline::{Source, Utilisation};
+use crate::stats::{CellStats, Summary};
 use crate::text;
 
 /// A cell with its statistics.
 pub(super) struct Measured<'a> {
     pub(super) result: &'a CellResult,
     pub(super) stats: CellStats,
+    pub(super) used: Used,
+}
+
+/// How much of its device's peaks a cell used.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    pub(super) mbu: Option<Share>,
+    pub(super) prefill_mfu: Option<Share>,
+    pub(super) decode_mfu: Option<Share>,
+}
+
+/// A share of a peak.
+#[derive(Debug)]
+pub(super) struct Share {
+    /// Over repetitions, in percent.
+    pub(super) percent: Summary,
+    /// Whose peak: `of measured`, `of vendor's f16`.
+    pub(super) of: String,
+}
+
+impl Used {
+    fn of(result: &CellResult) -> Self {
+        let used: Vec<Utilisation> = result.samples.iter().map(|sample| result.utilisation(sample)).collect();
+        Self {
+            mbu: Share::of(used.iter().filter_map(|u| u.mbu.map(|(share, source)| (share, of(source, None))))),
+            prefill_mfu: Share::of(used.iter().filter_map(|u| u.prefill_mfu.map(of_flops))),
+            decode_mfu: Share::of(used.iter().filter_map(|u| u.decode_mfu.map(of_flops))),
+        }
+    }
+}
+
+impl Share {
+    fn of(shares: impl Iterator<Item = (f64, String)>) -> Option<Self> {
+        let (shares, mut of): (Vec<f64>, Vec<String>) = shares.unzip();
+        // Repetitions of a process are no sample of processes: no interval.
+        let percent = Summary { ci: None, ..Summary::of(shares.into_iter().map(|share| share * 100.0))? };
+        Some(Self { percent, of: of.pop().unwrap_or_default() })
+    }
+}
+
+fn of_flops((share, source, number): (f64, Source, Number)) -> (f64, String) {
+    (share, of(source, Some(number)))
+}
+
+fn of(source: Source, number: Option<Number>) -> String {
+    let whose = match source {
+        Source::Measured => "of measured",
+        Source::Vendor => "of vendor's",
+    };
+    number.map_or_else(|| whose.to_owned(), |number| format!("{whose} {}", number.as_str()))
 }
 
 /// One model with one kind of weights on one device, timed in one way.
@@ -37,7 +89,8 @@ pub(super) fn replicas(run: &Run) -> Vec<Subject<'_>> {
 fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
     let mut subjects: Vec<Subject<'_>> = Vec::new();
     for result in run.cells.iter().filter(|result| which(&result.cell)) {
-        let measured = Measured { result, stats: CellStats::of(&result.samples, result.per_pass) };
+        let stats = CellStats::of(&result.samples, result.per_pass);
+        let measured = Measured { result, stats, used: Used::of(result) };
         match subjects.iter_mut().find(|s| same(s.cell(), &result.cell)) {
             Some(subject) => subject.cells.push(measured),
             None => subjects.push(Subject { run, cells: vec![measured] }),

@@ -6,6 +6,7 @@ use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
 use serde::Serialize;
 
+use super::Problem;
 use crate::dataset::{CellResult, INVALID, Run};
 use crate::text;
 
@@ -161,4 +162,27 @@ fn unfinished(run: &Run) -> Option<Banner> {
         return Some(Banner { title: "Run not finished".to_owned(), text });
     }
     None
+}
+
+/// Reasons in the summary at most; the table has all.
+const MAX_REASONS: usize = 6;
+
+/// What ended without a result and why, the most frequent reason first: `6 × failed: no KV slot`.
+pub(super) fn reasons(problems: &[Problem]) -> Vec<String> {
+    let mut reasons: Vec<(&str, &str, usize)> = Vec::new();
+    for problem in problems.iter().filter(|problem| !matches!(problem.state, "waiting" | "measuring")) {
+        match reasons
+            .iter_mut()
+            .find(|(state, reason, _)| (*state, *reason) == (problem.state, problem.reason.as_str()))
+        {
+            Some((.., n)) => *n += 1,
+            None => reasons.push((problem.state, &problem.reason, 1)),
+        }
+    }
+    reasons.sort_by_key(|(.., n)| std::cmp::Reverse(*n));
+    let more = reasons.len().saturating_sub(MAX_REASONS);
+    let line = |(state, reason, n): &(&str, &str, usize)| format!("{n} × {}: {reason}", state.replace('_', " "));
+    let mut lines: Vec<String> = reasons.iter().take(MAX_REASONS).map(line).collect();
+    lines.extend((more > 0).then(|| format!("{more} more reasons below")));
+    lines
 }

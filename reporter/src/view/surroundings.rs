@@ -4,7 +4,6 @@ use regatta_core::sample::Sample;
 use regatta_core::telemetry::Telemetry;
 use serde::Serialize;
 
-use crate::stats::Repetition;
 use crate::text;
 
 /// Head of a column.
@@ -57,9 +56,10 @@ impl Column {
 
 /// Whether device memory or energy of any of the samples is known: columns of the table of cells.
 pub(super) fn has_device_numbers<'s>(samples: impl Iterator<Item = &'s Sample>) -> (bool, bool) {
-    let known = |(memory, energy), sample| {
-        let numbers = Repetition::of(sample);
-        (memory || numbers.device_memory_mib.is_some(), energy || numbers.joules_per_token.is_some())
+    let known = |(memory, energy), sample: &Sample| {
+        let seen = sample.telemetry.as_deref();
+        let known = |of: fn(&Telemetry) -> Option<u64>| seen.and_then(of).is_some();
+        (memory || known(Telemetry::device_memory_bytes), energy || known(|seen| seen.energy_mj))
     };
     samples.fold((false, false), known)
 }

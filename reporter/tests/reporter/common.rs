@@ -21,11 +21,13 @@ use regatta_core::model::{BUILT_IN_MODELS, parse_manifest};
 use regatta_core::roofline::peaks::Number;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey, Times};
+use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::Epoch;
 use regatta_core::worker::{Engine, SimdLevel, WORKER_PROTOCOL, WorkerInfo};
 use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_reporter::dataset::{CellResult, Dataset, Host, Run, WorkerFacts};
 use regatta_reporter::roofline::Ceiling;
+use regatta_reporter::view::{Break, Night, Nightly};
 
 /// When every run of the test data began.
 pub(crate) const START: &str = "2026-03-02T21:40:07Z";
@@ -103,11 +105,15 @@ pub(crate) fn device(agent: &str) -> (AgentId, DeviceId) {
 
 /// The cells of `plan`, all measured and well.
 pub(crate) fn cells(plan: &Plan, agent: &str, weights: Weights) -> Vec<CellResult> {
+    cells_of(plan, agent, weights, &plan.workloads)
+}
+
+fn cells_of(plan: &Plan, agent: &str, weights: Weights, workloads: &[(&str, u32, u32, u32)]) -> Vec<CellResult> {
     let mut cells = Vec::new();
     let (agent, device) = device(agent);
     for backend in &plan.backends {
         for precision in &plan.precisions {
-            for (name, prompt, generate, batch) in &plan.workloads {
+            for (name, prompt, generate, batch) in workloads {
                 let cell = Cell {
                     agent: agent.clone(),
                     device,
@@ -501,4 +507,208 @@ pub(crate) fn with_vendors_peaks(mut dataset: Dataset) -> Dataset {
         }
     }
     dataset
+}
+
+/// Everything there is a chart of: two models at three precisions on two GPUs, batches, prompts and depths by themselves,
+/// seven worker processes each, device memory and energy. Of the second machine some cells were skipped, some failed.
+pub(crate) fn sweeps() -> Dataset {
+    let kinds = [
+        (
+            Kind::Generate,
+            "chat",
+            vec![(128, 128, 1), (128, 128, 2), (128, 128, 4), (128, 128, 8), (128, 128, 16), (1024, 128, 1)],
+        ),
+        (Kind::Prefill { depth: 0 }, "pp", vec![(128, 0, 1), (512, 0, 1), (2048, 0, 1), (4096, 0, 1)]),
+        (Kind::Decode { depth: 0 }, "tg", vec![(0, 64, 1)]),
+        (Kind::Decode { depth: 512 }, "tg", vec![(0, 64, 1)]),
+        (Kind::Decode { depth: 2048 }, "tg", vec![(0, 64, 1)]),
+        (Kind::Decode { depth: 8192 }, "tg", vec![(0, 64, 1)]),
+    ];
+    let mut all = Vec::new();
+    for agent in ["gpu-01", "gpu-02"] {
+        for model in ["tinyllama-1.1b", "mistral-7b"] {
+            for backend in [BackendKind::Candle, BackendKind::LlamaCpp] {
+                for precision in [Precision::F16, Precision::Q8_0, Precision::Q4KM] {
+                    for (kind, name, sizes) in &kinds {
+                        for (prompt, generate, batch) in sizes {
+                            let depth = kind.depth();
+                            let name = format!("{name}-{prompt}-{generate}-d{depth}-b{batch}");
+                            let size = (*prompt, *generate, *batch);
+                            all.extend(swept(agent, model, backend, precision, *kind, &name, size));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let mut run = run(all);
+    "sweeps".clone_into(&mut run.scenario);
+    "Batches, prompts and depths of two models on two GPUs".clone_into(&mut run.description);
+    run.hosts = ["gpu-01", "gpu-02"].iter().map(|agent| gpu_host(agent)).collect();
+    with_vendors_peaks(Dataset { runs: vec![run], imports: vec![] })
+}
+
+/// A cell of the sweeps, where the matrix has it.
+fn swept(
+    agent: &str,
+    model: &str,
+    backend: BackendKind,
+    precision: Precision,
+    kind: Kind,
+    name: &str,
+    (prompt, generate, batch): (u32, u32, u32),
+) -> Option<CellResult> {
+    let cell = Cell {
+        agent: agent.parse().unwrap(),
+        device: "cuda:0".parse().unwrap(),
+        backend,
+        artifact: ArtifactRef {
+            model: model.parse().unwrap(),
+            weights: Weights::Real,
+            format: backend.format(precision),
+            precision,
+        },
+        workload: Arc::new(Workload {
+            kind,
+            name: name.parse().unwrap(),
+            prompt: Prompt::Seeded { seed: 1, tokens: prompt },
+            generate,
+            batch,
+            replicas: 1,
+        }),
+        replica: 0,
+    };
+    let outcome = match (agent, model, backend, precision, batch, kind) {
+        ("gpu-02", "mistral-7b", BackendKind::Candle, Precision::Q4KM, ..) => return None,
+        ("gpu-02", "mistral-7b", BackendKind::Candle, Precision::Q8_0, ..) => {
+            Some(Outcome::Skipped("needs about 9,100 MiB of memory, cuda:0 has 8,192 MiB".to_owned()))
+        }
+        ("gpu-02", "mistral-7b", _, Precision::F16, 16, _) => {
+            Some(Outcome::Oom("asked for 15 GiB, 8 GiB were free".to_owned()))
+        }
+        ("gpu-02", _, BackendKind::LlamaCpp, _, _, Kind::Decode { depth: 8192 }) => {
+            Some(Outcome::Failed(FailureKind::Engine, "llama_decode returned 1: no KV slot".to_owned()))
+        }
+        _ => None,
+    };
+    if outcome.is_some() {
+        return Some(CellResult::new(cell, outcome, None, vec![]));
+    }
+    let samples = (0..7).map(|r| swept_sample(&cell, r)).collect();
+    let mut result = CellResult::new(cell, Some(Outcome::Ok), Some(Epoch(1)), samples);
+    result.per_pass = 1;
+    result.facts = Some(WorkerFacts {
+        engine: format!("{} 0.11.1", result.cell.backend),
+        weight_bytes: Some(weight_bytes(&result.cell)),
+        artifact_digest: Digest::of(result.cell.artifact.to_string().as_bytes()).to_string(),
+        fingerprint: Fingerprint::default(),
+    });
+    Some(result)
+}
+
+fn weight_bytes(cell: &Cell) -> u64 {
+    let weights = if cell.artifact.model.as_str() == "mistral-7b" { 7_113_822_208.0 } else { 1_034_512_384.0 };
+    let bits = match cell.artifact.precision {
+        Precision::Q8_0 => 8.5,
+        Precision::Q4KM => 4.85,
+        _ => 16.0,
+    };
+    (weights * bits / 8.0) as u64
+}
+
+/// A repetition on a GPU: steps wait for memory, and a batch costs a little more than one sequence.
+fn swept_sample(cell: &Cell, repetition: u32) -> Sample {
+    let Workload { kind, generate, batch, prompt, .. } = cell.workload.as_ref();
+    let prompt = prompt.tokens().unwrap();
+    let mut sample = sample(cell, Epoch(1), repetition);
+    let mut noise = Noise(u64::from(repetition) * 7 + u64::from(prompt + generate + batch));
+    let slow = if cell.agent.as_str() == "gpu-02" { 1.7 } else { 1.0 };
+    let engine = if cell.backend == BackendKind::Candle { 1.45 } else { 1.0 };
+    let step = weight_bytes(cell) as f64 / 3.4e12 * 1e9 * slow * engine * (1.0 + 0.06 * f64::from(batch - 1));
+    let rate = 3.0e13 / weight_bytes(cell) as f64 / slow / engine;
+    let drift = 1.0 + 0.02 * noise.next();
+    let prefill = f64::from(prompt * batch) / rate * 1e9 * drift * (1.0 + f64::from(prompt) / 9000.0);
+    let mut now = 40_000.0 + prefill;
+    sample.times.prefill_done = now as u64;
+    let mut tokens = Vec::new();
+    for i in 0..*generate {
+        let context = f64::from(prompt + i + kind.depth());
+        now += step * drift * (1.0 + context / 20_000.0) * noise.factor(0.02);
+        tokens.push(now as u64);
+    }
+    sample.times.tokens = tokens;
+    sample.times.end = now as u64 + 20_000;
+    sample.output = if kind.is_kernel() { vec![] } else { sample.output };
+    let positions = f64::from((prompt + generate + kind.depth()) * batch);
+    let kv = if cell.artifact.model.as_str() == "mistral-7b" { 131_072.0 } else { 22_528.0 };
+    let memory = weight_bytes(cell) as f64 * 1.03 + positions * kv + 4e8;
+    sample.telemetry = Some(Box::new(Telemetry {
+        own_memory_bytes: Some(memory as u64),
+        energy_mj: Some((f64::from(generate * batch) * step * 4.1e-4) as u64),
+        ..Telemetry::default()
+    }));
+    sample
+}
+
+/// Sixty nights of a cell: a new driver after night 25, a slowdown from night 43 on, and a few nights that are suspect.
+pub(crate) fn nightly() -> Nightly {
+    let mut noise = Noise(11);
+    let first = jiff::civil::date(2026, 1, 5);
+    let night = |i: i32| {
+        let level = match i {
+            0..25 => 61.0,
+            25..43 => 64.5,
+            _ => 61.8,
+        };
+        let suspect = matches!(i, 7 | 31 | 50);
+        let level = if suspect { level * 0.93 } else { level };
+        Night {
+            date: first.checked_add(jiff::Span::new().days(i)).unwrap(),
+            values: if i == 17 {
+                vec![]
+            } else {
+                (0..6).map(|_| level * (1.0 + 0.012 * (noise.next() - 0.5))).collect()
+            },
+            suspect: if suspect { "throttled".to_owned() } else { String::new() },
+        }
+    };
+    Nightly {
+        slug: "history".to_owned(),
+        subject: "llama.cpp · q8_0 · chat: tinyllama-1.1b on cuda:0 of gpu-01".to_owned(),
+        value_axis: "Decode rate, tokens/s".to_owned(),
+        style: 1,
+        more_is_better: true,
+        nights: (0..60).map(night).collect(),
+        breaks: vec![Break { before: 25, label: "driver 550.54 → 560.35".to_owned() }],
+        changes: vec![43],
+    }
+}
+
+/// So many cells on machines of a hundred cells each, with so many repetitions of so many tokens.
+pub(crate) fn large(cells: u32, repetitions: u32, tokens: u32) -> Dataset {
+    let names: Vec<String> = (0..25).map(|n| format!("work-{n:02}")).collect();
+    let mut all = Vec::new();
+    let mut hosts = Vec::new();
+    for machine in 0..cells.div_ceil(100) {
+        let agent = format!("bench-{machine:02}");
+        let plan = Plan {
+            backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
+            precisions: vec![Precision::F16, Precision::Q8_0],
+            workloads: vec![],
+            repetitions,
+        };
+        let first = all.len() as u32;
+        for (n, name) in names.iter().enumerate() {
+            let workload = (name.as_str(), 32 << (n % 5), tokens, 1 << (n % 3));
+            all.extend(cells_of(&plan, &agent, Weights::Real, &[workload]));
+        }
+        all.truncate((first + 100).min(cells) as usize);
+        hosts.push(host(&agent));
+    }
+    for cell in &mut all {
+        cell.per_pass = 5;
+    }
+    let mut run = run(all);
+    run.hosts = hosts;
+    Dataset { runs: vec![run], imports: vec![] }
 }

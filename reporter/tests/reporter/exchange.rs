@@ -11,6 +11,7 @@ use regatta_reporter::llama_bench::{self, Row};
 use regatta_reporter::{Format, ReportOptions, export, render};
 
 use crate::common::{self, Plan};
+use crate::report::options;
 
 /// Two engines, one precision, a workload of each kind that is and is not comparable.
 fn small() -> Dataset {
@@ -118,4 +119,55 @@ fn an_import_is_shown_apart_and_says_that_it_is_one() {
     }
     let json: serde_json::Value = serde_json::from_str(&exported(&imported(), Format::Json)).unwrap();
     assert_eq!(json["report"]["imports"][0]["rows"][1]["test"], "tg128 @ d4096");
+}
+
+#[test]
+fn junit_has_a_case_for_each_cell() {
+    let dataset = common::troubled();
+    let text = export(&dataset, &options(), Format::Junit).unwrap();
+    assert!(text.contains("tests=\"32\" failures=\"0\" errors=\"5\" skipped=\"4\""), "{}", &text[..400]);
+    assert_eq!(text.matches("<testcase").count(), 32);
+    assert_eq!((text.matches("<error").count(), text.matches("<skipped").count()), (5, 4));
+    assert!(text.contains("<error type=\"oom\" message=\"asked for 4.4 GB, 3.1 GB were free\"/>"));
+    assert!(text.contains("<error type=\"waiting\" message=\"waiting\"/>"), "what has not ended is no pass");
+    // It is XML, whatever a label holds.
+    let hostile = export(&crate::report::hostile().0, &options(), Format::Junit).unwrap();
+    resvg::usvg::roxmltree::Document::parse(&hostile).unwrap();
+    assert!(hostile.contains("&lt;script&gt;"));
+}
+
+#[test]
+fn bencher_gets_medians_and_intervals() {
+    let text = export(&common::sweeps(), &options(), Format::Bmf).unwrap();
+    let bmf: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cell = &bmf["mistral-7b (real) f16 on llama.cpp, cuda:0 of gpu-01: chat-128-128-d0-b1"];
+    let rate = &cell["decode-rate"];
+    let value = |name: &str| rate[name].as_f64().unwrap();
+    assert!(value("lower_value") <= value("value") && value("value") <= value("upper_value"), "{cell}");
+    assert_eq!(cell.as_object().unwrap().len(), 5);
+    // Repetitions of a single process have no interval.
+    let demo: serde_json::Value =
+        serde_json::from_str(&export(&common::demo(), &options(), Format::Bmf).unwrap()).unwrap();
+    assert!(demo.as_object().unwrap().values().all(|cell| cell["ttft"].get("lower_value").is_none()));
+    assert_eq!(demo.as_object().unwrap().len(), 32);
+}
+
+#[test]
+fn perfherder_finds_its_line() {
+    let text = export(&common::sweeps(), &options(), Format::Perfherder).unwrap();
+    let data: serde_json::Value = serde_json::from_str(text.strip_prefix("PERFHERDER_DATA: ").unwrap()).unwrap();
+    assert_eq!((text.lines().count(), &data["framework"]["name"]), (1, &"regatta".into()));
+    let ttft = data["suites"][0]["subtests"].as_array().unwrap().iter().find(|test| test["name"] == "ttft").unwrap();
+    assert_eq!((&ttft["lowerIsBetter"], &ttft["unit"]), (&true.into(), &"ms".into()));
+    assert_eq!(ttft["replicates"].as_array().unwrap().len(), 7, "one for each worker process");
+}
+
+#[test]
+fn raw_samples_come_one_on_a_line() {
+    let text = export(&common::demo(), &options(), Format::Jsonl).unwrap();
+    assert_eq!(text.lines().count(), 32 * 3);
+    for line in text.lines() {
+        let sample: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&sample["schema"], sample["token_ns"].is_array()), (&1.into(), true));
+    }
 }

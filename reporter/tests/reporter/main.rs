@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[cfg(target_os = "linux")]
+mod bare;
+mod browser;
+mod charts;
 mod common;
 mod exchange;
 mod identity;

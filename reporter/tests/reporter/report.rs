@@ -4,12 +4,14 @@ use regatta_core::cell::Outcome;
 use regatta_core::failure::FailureKind;
 use regatta_reporter::chart::{self, Layout};
 use regatta_reporter::dataset::Dataset;
-use regatta_reporter::{Format, ReportError, ReportOptions, export, html, render, view};
+use regatta_reporter::{
+    Format, Picture, ReportError, ReportOptions, export, html, pictures, render, render_live, view,
+};
 use resvg::tiny_skia::Pixmap;
 
 use crate::common;
 
-fn options() -> ReportOptions {
+pub(crate) fn options() -> ReportOptions {
     ReportOptions { generated_at: common::start(), source: "regatta.sqlite".to_owned(), svg: true }
 }
 
@@ -18,7 +20,7 @@ fn page(dataset: &Dataset) -> String {
 }
 
 /// Every text that an agent or a scenario can choose freely, hostile.
-fn hostile() -> (Dataset, String) {
+pub(crate) fn hostile() -> (Dataset, String) {
     let evil = format!("<script>alert(1)</script>\"'&\u{202e}\u{200b}\0\x1b[31m=|`{}", "A".repeat(10_000));
     let mut dataset = common::troubled();
     let run = &mut dataset.runs[0];
@@ -60,7 +62,9 @@ fn assert_balanced(page: &str) {
 
 #[test]
 fn pages_are_well_formed() {
-    for dataset in [common::demo(), common::troubled(), common::fleet(), common::scaling(), hostile().0] {
+    for dataset in
+        [common::demo(), common::troubled(), common::fleet(), common::scaling(), common::sweeps(), hostile().0]
+    {
         assert_balanced(&page(&dataset));
     }
 }
@@ -144,9 +148,12 @@ fn text_of_a_chart_stays_inside_of_it() {
     fonts.load_font_data(chart::theme::REGULAR.to_vec());
     fonts.load_font_data(chart::theme::SEMIBOLD.to_vec());
     let options = Options { fontdb: std::sync::Arc::new(fonts), ..Options::default() };
-    for dataset in [common::demo(), common::troubled(), common::fleet(), hostile().0] {
+    for dataset in [common::demo(), common::troubled(), common::fleet(), common::sweeps(), hostile().0] {
         let report = view::report(&dataset, common::start());
-        for chart in report.runs.iter().flat_map(|r| &r.sections).flat_map(|s| &s.charts) {
+        // Of the sweeps' eight subjects one will do.
+        let other = |chart: &&view::Chart| ["gpu-02", "mistral"].iter().any(|name| chart.caption().slug.contains(name));
+        let charts = report.runs.iter().flat_map(|r| &r.sections).flat_map(|s| &s.charts);
+        for chart in charts.filter(|chart| !other(chart)) {
             for layout in [Layout::WIDE, Layout::NARROW] {
                 let tree = Tree::from_str(&chart::svg(chart, layout).unwrap(), &options).unwrap();
                 let drawn = tree.root().abs_bounding_box();
@@ -171,13 +178,15 @@ fn a_report_is_a_page_and_its_charts() {
         written.pngs.iter().map(|p| p.strip_prefix(&out).unwrap().to_string_lossy().replace('\\', "/")).collect();
     assert_eq!(
         names,
-        ["charts/decode.png", "charts/prefill.png", "charts/ttft.png", "charts/context.png", "charts/itl.png"]
+        ["decode", "prefill", "ttft", "prefill-length", "context", "itl", "memory", "overview"]
+            .map(|name| format!("charts/{name}.png"))
     );
-    assert_eq!(written.svgs.len(), 5);
+    assert_eq!(std::fs::read_to_string(written.csv.unwrap()).unwrap().lines().count(), 32 * 3 + 1);
+    assert_eq!(written.svgs.len(), 8);
     for path in written.pngs.iter().chain(&written.svgs).chain([&written.html]) {
         assert!(path.metadata().unwrap().len() > 1000, "{}", path.display());
     }
-    assert_eq!(std::fs::read_dir(out.join("charts")).unwrap().count(), 10, "no half-written file is left");
+    assert_eq!(std::fs::read_dir(out.join("charts")).unwrap().count(), 16, "no half-written file is left");
 }
 
 #[test]
@@ -215,4 +224,48 @@ fn markdown_fits_a_comment() {
     let text = export(&common::troubled(), &options(), Format::Markdown).unwrap();
     assert!(text.len() < 60_000);
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_page_of_a_thousand_cells_is_light() {
+    let report = view::report(&common::large(1000, 30, 16), common::start());
+    let page = html::page(&report).unwrap();
+    assert!(page.len() < 3_000_000, "{} bytes", page.len());
+    let run = &report.runs[0];
+    assert_eq!((run.rows.len(), run.details.len()), (1000, 1000));
+    // Of each cell some repetitions are shown, and how many are not.
+    assert!(run.details.iter().all(|cell| cell.repetitions.len() >= 3 && cell.repetitions.len() + cell.more == 30));
+    assert!(page.contains("27 more are not shown here."));
+    assert!(page.contains("charts stand beside it in the folder charts"));
+}
+
+#[test]
+fn a_page_of_a_run_that_goes_on_looks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = std::time::Duration::from_secs(10);
+    let path = render_live(&common::troubled(), &options(), every, folder.path()).unwrap();
+    let page = std::fs::read_to_string(path).unwrap();
+    assert!(page.contains("<meta http-equiv=\"refresh\" content=\"10\">") && page.contains("Run not finished"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no chart is drawn while something is measured");
+    assert!(!self::page(&common::troubled()).contains("http-equiv=\"refresh\""));
+}
+
+#[test]
+fn charts_come_alone_where_they_are_wanted_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for (picture, magic) in [(Picture::Png, b"\x89PNG".as_slice()), (Picture::Svg, b"<svg".as_slice())] {
+        let out = folder.path().join(format!("{picture:?}"));
+        let files = pictures(&common::demo(), &options(), picture, &out).unwrap();
+        assert_eq!((files.len(), std::fs::read_dir(&out).unwrap().count()), (8, 8));
+        assert!(files.iter().all(|file| std::fs::read(file).unwrap().starts_with(magic)));
+    }
+}
+
+#[test]
+fn the_summary_says_what_has_no_result_and_why() {
+    let report = view::report(&common::troubled(), common::start());
+    let reasons = &report.runs[0].reasons;
+    assert_eq!(reasons[0], "4 × skipped: candle has no weights for q4_k_m on this machine");
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+    assert!(page(&common::troubled()).contains("1 × crashed: signal 11 after 3 s"));
 }

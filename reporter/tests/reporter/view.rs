@@ -81,7 +81,7 @@ fn a_cell_without_a_result_is_marked_and_never_zero() {
 fn synthetic_weights_are_named_in_every_chart() {
     let report = report(&small());
     let charts = charts(&report);
-    assert_eq!(charts.len(), 5);
+    assert_eq!(charts.len(), 8);
     assert!(charts.iter().all(|c| c.caption().subtitle.contains("synthetic weights")));
 }
 

@@ -13,7 +13,6 @@ use regatta_core::fingerprint::Fingerprint;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId, TrialId};
 use regatta_core::identity::Agreement;
-use regatta_core::metrics::Metrics;
 use regatta_core::passes::Stopped;
 use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
@@ -232,7 +231,7 @@ impl CellResult {
     pub fn trend(&self) -> Option<f64> {
         let mut processes = BTreeMap::<u32, Vec<f64>>::new();
         for sample in &self.samples {
-            let duration = Metrics::of(sample).end_to_end_ns as f64;
+            let duration = sample.times.end as f64;
             processes.entry(sample.key.repetition / self.per_pass.max(1)).or_default().push(duration);
         }
         trend::trend(&processes.into_values().collect::<Vec<_>>())

@@ -206,11 +206,7 @@ impl CellStats {
 
     /// Describes the counted samples of a cell; number `r` was measured by process `r / per_pass`.
     pub fn of(samples: &[Sample], per_pass: u32) -> Self {
-        let mut processes = BTreeMap::<u32, Vec<Repetition>>::new();
-        for sample in samples {
-            processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(Repetition::of(sample));
-        }
-        let processes: Vec<Vec<Repetition>> = processes.into_values().collect();
+        let processes: Vec<Vec<Repetition>> = processes(samples, per_pass).into_values().collect();
         let reps = || processes.iter().flatten();
         let all_itl = samples.iter().flat_map(|s| Metrics::of(s).itl_ns).map(ms);
         Self {
@@ -228,6 +224,15 @@ impl CellStats {
             joules_per_token: summary(&processes, |r| r.joules_per_token),
         }
     }
+}
+
+/// Repetitions by the worker process that measured them: number `r` is of process `r / per_pass`.
+pub fn processes(samples: &[Sample], per_pass: u32) -> BTreeMap<u32, Vec<Repetition>> {
+    let mut processes = BTreeMap::<u32, Vec<Repetition>>::new();
+    for sample in samples {
+        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(Repetition::of(sample));
+    }
+    processes
 }
 
 /// The medians of several processes; or the repetitions of a single one, without an interval.

@@ -6,6 +6,7 @@
 mod bad_input;
 #[cfg(test)]
 mod circumstances;
+mod compare;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 mod csv;
 mod json;
-mod markdown;
+pub(crate) mod markdown;
 mod mlperf_client;
 
 use jiff::Timestamp;

@@ -1,0 +1,64 @@
+//! Which cell of one run is which of the other: the same model, weights, backend and workload on the same kind of device.
+
+use regatta_core::artifact::Weights;
+use regatta_core::cell::Cell;
+
+use crate::dataset::{CellResult, Run};
+use crate::text;
+
+/// A cell that is on both sides.
+pub(super) struct Matched<'a> {
+    pub(super) base: &'a CellResult,
+    pub(super) candidate: &'a CellResult,
+}
+
+/// The cells of both sides.
+pub(super) struct Pairing<'a> {
+    /// Those on both, in the order of the base.
+    pub(super) matched: Vec<Matched<'a>>,
+    pub(super) only_in_base: Vec<&'a CellResult>,
+    pub(super) only_in_candidate: Vec<&'a CellResult>,
+}
+
+/// Finds each cell's partner: on the same device if that is there, else on one of the same name, else on one of its kind.
+pub(super) fn pair<'a>(base: &'a Run, candidate: &'a Run) -> Pairing<'a> {
+    let mut left: Vec<&CellResult> = candidate.cells.iter().collect();
+    let mut waiting: Vec<&CellResult> = base.cells.iter().collect();
+    let mut found: Vec<(usize, Matched<'a>)> = Vec::new();
+    let same_device = |a: &CellResult, b: &CellResult| a.hash == b.hash;
+    let same_name = |a: &CellResult, b: &CellResult| base.kind_of_device(&a.cell) == candidate.kind_of_device(&b.cell);
+    let same_kind = |a: &CellResult, b: &CellResult| a.cell.device.kind == b.cell.device.kind;
+    let closeness: [&dyn Fn(&CellResult, &CellResult) -> bool; 3] = [&same_device, &same_name, &same_kind];
+    for close in closeness {
+        waiting.retain(|cell| {
+            let at = left.iter().position(|other| same_work(&cell.cell, &other.cell) && close(cell, other));
+            let Some(at) = at else { return true };
+            let order = base.cells.iter().position(|other| std::ptr::eq(other, *cell)).unwrap_or_default();
+            found.push((order, Matched { base: cell, candidate: left.remove(at) }));
+            false
+        });
+    }
+    found.sort_by_key(|(order, _)| *order);
+    let matched = found.into_iter().map(|(_, matched)| matched).collect();
+    Pairing { matched, only_in_base: waiting, only_in_candidate: left }
+}
+
+/// Whether both do the same, wherever that is.
+fn same_work(a: &Cell, b: &Cell) -> bool {
+    (&a.artifact, a.backend, a.replica) == (&b.artifact, b.backend, b.replica)
+        && a.workload.digest() == b.workload.digest()
+}
+
+/// `tinyllama-1.1b · candle · q8_0 · chat on cpu`.
+pub(super) fn label(cell: &Cell) -> String {
+    let Cell { device, backend, artifact, workload, replica, .. } = cell;
+    let synthetic = if artifact.weights == Weights::Synthetic { " (synthetic)" } else { "" };
+    let replica = match workload.replicas {
+        1 => String::new(),
+        replicas => format!(", replica {} of {replicas}", replica + 1),
+    };
+    text::label(&format!(
+        "{}{synthetic} · {backend} · {} · {}{replica} on {}",
+        artifact.model, artifact.precision, workload.name, device
+    ))
+}

@@ -6,6 +6,7 @@
 mod bad_input;
 #[cfg(test)]
 mod circumstances;
+#[cfg(test)]
 mod compare;
 #[cfg(test)]
 mod faults;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use regatta_core::statistics::Verdict;
 
-use super::text::{line_of, row, word};
+use super::text::{in_pairs, line_of, row, word};
 use super::{CellComparison, Comparison, Conclusion, MetricComparison};
 use crate::export::markdown::escape;
 use crate::text;
@@ -20,9 +20,10 @@ pub fn markdown(comparison: &Comparison) -> String {
     let _ = writeln!(out, "## {}\n", title(comparison));
     let _ = writeln!(
         out,
-        "{} (threshold {}). Base: {}. Candidate: {}.\n",
+        "{} (threshold {}{}). Base: {}. Candidate: {}.\n",
         comparison.summary(),
         text::percent(comparison.threshold),
+        in_pairs(comparison),
         escape(&line_of(&comparison.base)),
         escape(&line_of(&comparison.candidate))
     );

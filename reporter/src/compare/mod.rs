@@ -6,19 +6,24 @@
 //! between the circumstances of both sides is found first: some of it forbids a comparison.
 
 mod circumstances;
+mod junit;
 mod markdown;
 mod pairing;
 mod text;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use regatta_core::id::BuildName;
 use regatta_core::metrics::METHOD_VERSION;
 use regatta_core::quality::Quality;
 use regatta_core::ranks::{Interval, MIN_FOR_CI, median, sorted};
 use regatta_core::run::RunState;
-use regatta_core::statistics::{Effect, RESAMPLES, Samples, Verdict, adjusted, ratio_of_medians};
+use regatta_core::statistics::{Effect, Samples, Verdict, adjusted, ratio_of_medians};
 use serde::Serialize;
 
 pub use self::circumstances::Difference;
+pub use self::junit::junit;
 pub use self::markdown::markdown;
 use self::pairing::{Matched, Pairing};
 pub use self::text::text;
@@ -29,6 +34,9 @@ use crate::text as texts;
 /// The seed of the bootstrap: any will do, as long as it stays the same.
 const SEED: u64 = 0x7265_6761_7474_6121;
 
+/// How often the bootstrap draws.
+const RESAMPLES: usize = 2_000;
+
 /// How to compare.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
@@ -36,6 +44,38 @@ pub struct Options {
     pub threshold: f64,
     /// Whether sides are compared that are not comparable.
     pub force: bool,
+}
+
+/// What is held against something else: a run, or what one build of the worker measured in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The build; `None` for all that the run has.
+    pub build: Option<&'a BuildName>,
+}
+
+impl<'a> Chosen<'a> {
+    /// All that a run has.
+    pub fn all(run: &'a Run) -> Self {
+        Self { run, build: None }
+    }
+
+    /// The cells that are meant.
+    fn cells(self) -> impl Iterator<Item = &'a CellResult> {
+        self.run.cells.iter().filter(move |cell| self.build.is_none() || cell.cell.build.as_ref() == self.build)
+    }
+}
+
+/// The builds of the worker that were measured in turns, in the order of the cells.
+pub fn builds(run: &Run) -> Vec<&BuildName> {
+    let mut builds = Vec::new();
+    for build in run.cells.iter().filter_map(|cell| cell.cell.build.as_ref()) {
+        if !builds.contains(&build) {
+            builds.push(build);
+        }
+    }
+    builds
 }
 
 /// Why there is no comparison.
@@ -62,7 +102,9 @@ pub enum Refused {
         candidate: Vec<String>,
     },
     /// Both are the same.
-    #[error("base and candidate are both {0}: name two runs")]
+    #[error(
+        "base and candidate are both {0}: name two runs, or two builds that one run measured in turns, as RUN@BUILD"
+    )]
     Same(String),
 }
 
@@ -113,6 +155,9 @@ pub struct Comparison {
 pub struct Side {
     /// The run's id.
     pub run: String,
+    /// The build of the worker, where one was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
     /// The scenario's name.
     pub scenario: String,
     /// When it was submitted: a label.
@@ -160,7 +205,7 @@ pub struct MetricComparison {
     /// Candidate over base, and how sure that is.
     #[serde(flatten)]
     pub effect: Effect,
-    /// A second opinion: candidate over base by medians, with a bootstrap interval.
+    /// A second opinion on primary metrics: the bootstrap interval of the ratio of medians.
     pub bootstrap: Option<Interval>,
     /// `p` adjusted for all verdicts of the comparison.
     pub q: Option<f64>,
@@ -211,24 +256,26 @@ const METRICS: [Metric; 5] = [
     Metric { name: "load", unit: "ms", larger_is_better: false, primary: false, of: |r| Some(r.load_ms) },
 ];
 
-/// Holds `candidate` against `base`.
-pub fn compare(base: &Run, candidate: &Run, options: Options) -> Result<Comparison, Refused> {
-    if base.id == candidate.id {
-        return Err(Refused::Same(format!("run {}", base.id)));
+/// Holds `candidate` against `base`. Two builds of one run were measured in turns, so their worker processes are pairs.
+pub fn compare(base: Chosen<'_>, candidate: Chosen<'_>, options: Options) -> Result<Comparison, Refused> {
+    let paired = base.run.id == candidate.run.id;
+    if paired && (base.build == candidate.build || base.build.is_none() || candidate.build.is_none()) {
+        let build = base.build.map(|build| format!("@{build}")).unwrap_or_default();
+        return Err(Refused::Same(format!("run {}{build}", base.run.id)));
     }
     let Pairing { matched, only_in_base, only_in_candidate } = pairing::pair(base, candidate);
     let (measured, missing): (Vec<Matched<'_>>, Vec<Matched<'_>>) =
         matched.into_iter().partition(|pair| pair.base.is_ok() && pair.candidate.is_ok());
     if measured.is_empty() {
-        let labels = |run: &Run| run.cells.iter().map(|cell| pairing::label(&cell.cell)).collect();
+        let labels = |chosen: Chosen<'_>| chosen.cells().map(|cell| pairing::label(&cell.cell)).collect();
         return Err(Refused::NothingInCommon { base: labels(base), candidate: labels(candidate) });
     }
-    let differences = circumstances::differences(base, candidate, &measured);
+    let differences = circumstances::differences(base.run, candidate.run, &measured);
     let forbidden: Vec<Difference> = differences.iter().filter(|difference| difference.forbids).cloned().collect();
     if !forbidden.is_empty() && !options.force {
         return Err(Refused::Incomparable(forbidden));
     }
-    let mut cells: Vec<CellComparison> = measured.iter().map(|pair| cell(pair, options.threshold)).collect();
+    let mut cells: Vec<CellComparison> = measured.iter().map(|pair| cell(pair, paired, options.threshold)).collect();
     judge(&mut cells);
     let labels = |cells: Vec<&CellResult>| cells.into_iter().map(|cell| pairing::label(&cell.cell)).collect();
     let not_measured = |pair: Matched<'_>| NotMeasured {
@@ -241,7 +288,7 @@ pub fn compare(base: &Run, candidate: &Run, options: Options) -> Result<Comparis
         candidate: Side::of(candidate),
         method_version: METHOD_VERSION,
         threshold: options.threshold,
-        paired: false,
+        paired,
         forced: !forbidden.is_empty(),
         differences,
         cells,
@@ -252,8 +299,9 @@ pub fn compare(base: &Run, candidate: &Run, options: Options) -> Result<Comparis
 }
 
 impl Side {
-    fn of(run: &Run) -> Self {
+    fn of(Chosen { run, build }: Chosen<'_>) -> Self {
         Self {
+            build: build.map(ToString::to_string),
             run: texts::label(run.id.as_str()),
             scenario: texts::label(&run.scenario),
             submitted_at: run.submitted_at,
@@ -343,19 +391,25 @@ impl MetricComparison {
     }
 }
 
-fn cell(pair: &Matched<'_>, threshold: f64) -> CellComparison {
+fn cell(pair: &Matched<'_>, paired: bool, threshold: f64) -> CellComparison {
     let sides = [pair.base, pair.candidate];
     let processes = sides.map(|cell| stats::processes(&cell.samples, cell.per_pass));
     let metric = |metric: &Metric| {
-        let medians = |side: usize| {
-            let of = |reps: &Vec<Repetition>| {
-                median(&sorted(reps.iter().filter_map(metric.of).filter(|value| *value > 0.0)))
-            };
-            processes[side].values().filter_map(of).collect::<Vec<f64>>()
+        let (base, candidate) = (medians(&processes[0], metric.of), medians(&processes[1], metric.of));
+        let both = |(process, base): (&u32, &f64)| Some((*base, *candidate.get(process)?));
+        let pairs: Vec<(f64, f64)> = base.iter().filter_map(both).collect();
+        let (base, candidate): (Vec<f64>, Vec<f64>) = if paired {
+            pairs.iter().copied().unzip()
+        } else {
+            (base.into_values().collect(), candidate.into_values().collect())
         };
-        let (base, candidate) = (medians(0), medians(1));
-        let effect = Effect::of(Samples::Apart { base: &base, candidate: &candidate }, threshold)?;
-        let bootstrap = effect.interval.and_then(|_| ratio_of_medians(&base, &candidate, SEED, RESAMPLES));
+        let samples =
+            if paired { Samples::Pairs(&pairs) } else { Samples::Apart { base: &base, candidate: &candidate } };
+        let effect = Effect::of(samples, threshold)?;
+        let bootstrap = effect
+            .interval
+            .filter(|_| metric.primary)
+            .and_then(|_| ratio_of_medians(&base, &candidate, SEED, RESAMPLES));
         Some(MetricComparison {
             metric: metric.name,
             unit: metric.unit,
@@ -380,6 +434,12 @@ fn cell(pair: &Matched<'_>, threshold: f64) -> CellComparison {
         suspect: sides.iter().any(|cell| Quality::of(&cell.flags()) != Quality::Valid),
         metrics: METRICS.iter().filter_map(metric).collect(),
     }
+}
+
+/// The median of each worker process, by its number.
+fn medians(processes: &BTreeMap<u32, Vec<Repetition>>, of: fn(&Repetition) -> Option<f64>) -> BTreeMap<u32, f64> {
+    let median_of = |reps: &[Repetition]| median(&sorted(reps.iter().filter_map(of).filter(|value| *value > 0.0)));
+    processes.iter().filter_map(|(process, reps)| Some((*process, median_of(reps)?))).collect()
 }
 
 /// Gives each primary metric its verdict, by all of them together, and each cell the gravest of its own.

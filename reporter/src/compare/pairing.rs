@@ -3,7 +3,8 @@
 use regatta_core::artifact::Weights;
 use regatta_core::cell::Cell;
 
-use crate::dataset::{CellResult, Run};
+use super::Chosen;
+use crate::dataset::CellResult;
 use crate::text;
 
 /// A cell that is on both sides.
@@ -21,17 +22,21 @@ pub(super) struct Pairing<'a> {
 }
 
 /// Finds each cell's partner: on the same device if that is there, else on one of the same name, else on one of its kind.
-pub(super) fn pair<'a>(base: &'a Run, candidate: &'a Run) -> Pairing<'a> {
-    let mut left: Vec<&CellResult> = candidate.cells.iter().collect();
-    let mut waiting: Vec<&CellResult> = base.cells.iter().collect();
+pub(super) fn pair<'a>(base: Chosen<'a>, candidate: Chosen<'a>) -> Pairing<'a> {
+    let mut left: Vec<&CellResult> = candidate.cells().collect();
+    let mut waiting: Vec<&CellResult> = base.cells().collect();
+    // Where no build is chosen, what one measured is held against what the one of that name measured.
+    let any_build = base.build.is_some() || candidate.build.is_some();
+    let (base, candidate) = (base.run, candidate.run);
     let mut found: Vec<(usize, Matched<'a>)> = Vec::new();
-    let same_device = |a: &CellResult, b: &CellResult| a.hash == b.hash;
+    let place = |cell: &CellResult| (cell.cell.agent.clone(), cell.cell.device);
+    let same_device = |a: &CellResult, b: &CellResult| place(a) == place(b);
     let same_name = |a: &CellResult, b: &CellResult| base.kind_of_device(&a.cell) == candidate.kind_of_device(&b.cell);
     let same_kind = |a: &CellResult, b: &CellResult| a.cell.device.kind == b.cell.device.kind;
     let closeness: [&dyn Fn(&CellResult, &CellResult) -> bool; 3] = [&same_device, &same_name, &same_kind];
     for close in closeness {
         waiting.retain(|cell| {
-            let at = left.iter().position(|other| same_work(&cell.cell, &other.cell) && close(cell, other));
+            let at = left.iter().position(|other| same_work(&cell.cell, &other.cell, any_build) && close(cell, other));
             let Some(at) = at else { return true };
             let order = base.cells.iter().position(|other| std::ptr::eq(other, *cell)).unwrap_or_default();
             found.push((order, Matched { base: cell, candidate: left.remove(at) }));
@@ -44,8 +49,9 @@ pub(super) fn pair<'a>(base: &'a Run, candidate: &'a Run) -> Pairing<'a> {
 }
 
 /// Whether both do the same, wherever that is.
-fn same_work(a: &Cell, b: &Cell) -> bool {
+fn same_work(a: &Cell, b: &Cell, any_build: bool) -> bool {
     (&a.artifact, a.backend, a.replica) == (&b.artifact, b.backend, b.replica)
+        && (any_build || a.build == b.build)
         && a.workload.digest() == b.workload.digest()
 }
 

@@ -20,7 +20,8 @@ pub fn text(comparison: &Comparison) -> String {
         );
     }
     differences(&mut out, comparison);
-    let _ = writeln!(out, "\n{} (threshold {})\n", comparison.summary(), text::percent(comparison.threshold));
+    let (threshold, paired) = (text::percent(comparison.threshold), in_pairs(comparison));
+    let _ = writeln!(out, "\n{} (threshold {threshold}{paired})\n", comparison.summary());
     out.push_str(&table(&verdicts(comparison)));
     let moved = comparison.also_moved();
     if !moved.is_empty() {
@@ -34,9 +35,15 @@ pub fn text(comparison: &Comparison) -> String {
     out
 }
 
-/// `0195f1c2 demo, 2026-03-02 21:40 UTC`.
+/// `0195f1c2@candidate demo, 2026-03-02 21:40 UTC`.
 pub(super) fn line_of(side: &Side) -> String {
-    format!("{} {}, {}", side.run, side.scenario, text::minute(side.submitted_at))
+    let build = side.build.as_ref().map(|build| format!("@{build}")).unwrap_or_default();
+    format!("{}{build} {}, {}", side.run, side.scenario, text::minute(side.submitted_at))
+}
+
+/// How both sides were measured, where that is worth a word.
+pub(super) fn in_pairs(comparison: &Comparison) -> &'static str {
+    if comparison.paired { ", measured in turns and compared in pairs" } else { "" }
 }
 
 fn differences(out: &mut String, comparison: &Comparison) {

@@ -127,6 +127,7 @@ pub(crate) fn cells(plan: &Plan, agent: &str, weights: Weights) -> Vec<CellResul
                         replicas: 1,
                     }),
                     replica: 0,
+                    build: None,
                 };
                 cells.push(measured(cell, plan.repetitions));
             }
@@ -433,6 +434,7 @@ fn replica(hosts: [&str; 2], backend: BackendKind, precision: Precision, replica
             replicas,
         }),
         replica,
+        build: None,
     }
 }
 

@@ -10,7 +10,7 @@ use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
 use regatta_core::sample::Times;
 use regatta_core::statistics::Verdict;
-use regatta_reporter::compare::{self, Comparison, Conclusion, Options, Refused, compare};
+use regatta_reporter::compare::{self, Chosen, Comparison, Conclusion, Options, Refused};
 use regatta_reporter::dataset::{CellResult, Run};
 
 use crate::common::{self, Plan};
@@ -77,6 +77,10 @@ fn changed(base: &Run) -> Run {
     run
 }
 
+fn compare(base: &Run, candidate: &Run, options: Options) -> Result<Comparison, Refused> {
+    compare::compare(Chosen::all(base), Chosen::all(candidate), options)
+}
+
 fn verdicts(comparison: &Comparison) -> Vec<Verdict> {
     comparison.cells.iter().map(|cell| cell.verdict).collect()
 }
@@ -93,6 +97,7 @@ fn what_became_slower_or_faster_is_said_with_the_evidence() {
     assert!(decode.effect.interval.is_some_and(|ci| ci.low < 1.0 / 1.06 && 1.0 / 1.06 < ci.high), "{decode:?}");
     assert!(decode.bootstrap.is_some_and(|ci| ci.high < 0.96), "{decode:?}");
     insta::assert_snapshot!("compared_as_text", compare::text(&comparison));
+    insta::assert_snapshot!("compared_as_junit", compare::junit(&comparison));
     insta::assert_snapshot!("compared_as_markdown", compare::markdown(&comparison));
     let mut json = serde_json::to_value(&comparison).unwrap();
     json["cells"].as_array_mut().unwrap().truncate(1);
@@ -227,8 +232,44 @@ fn hostile_labels_are_harmless_in_a_comparison() {
     other.hosts[0].facts.insert("kernel".to_owned(), format!("| <img src=x> \x1b[31m{}", "k".repeat(10_000)));
     let comparison = compare(&base, &other, OPTIONS).unwrap();
     let (text, markdown) = (compare::text(&comparison), compare::markdown(&comparison));
-    for out in [&text, &markdown] {
+    let junit = compare::junit(&comparison);
+    assert!(!junit.contains("<script>") && !junit.contains("<img"), "{junit}");
+    for out in [&text, &markdown, &junit] {
         assert!(!out.contains('\u{202e}') && !out.contains('\x1b') && out.len() < 10_000, "{out}");
     }
     assert!(!markdown.contains("<script>") && !markdown.contains("<img") && !markdown.contains("| <"), "{markdown}");
+}
+
+/// One run of two builds in turns on a machine that becomes slower and slower: what both share drops out.
+#[test]
+fn builds_that_were_measured_in_turns_are_compared_in_pairs() {
+    let mut run = base(10);
+    let mut others = run.cells.clone();
+    for (name, factor, cells) in [("base", 1.0, &mut run.cells), ("candidate", 1.04, &mut others)] {
+        for cell in cells {
+            cell.cell.build = Some(name.parse().unwrap());
+            cell.hash = cell.cell.hash();
+            for (pass, sample) in (0_u32..).zip(&mut cell.samples) {
+                sample.times = slowed(&sample.times, factor * (1.0 + 0.05 * f64::from(pass)));
+            }
+        }
+    }
+    // A repetition that can't be counted has no partner any more.
+    others[0].samples.remove(3);
+    run.cells.extend(others);
+    let names = compare::builds(&run);
+    assert_eq!(names.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["base", "candidate"]);
+    let side = |at: usize| Chosen { run: &run, build: Some(names[at]) };
+    let comparison = compare::compare(side(0), side(1), OPTIONS).unwrap();
+    assert!(comparison.paired);
+    assert!(verdicts(&comparison).iter().all(|verdict| *verdict == Verdict::Slower), "{comparison:?}");
+    let decode = &comparison.cells[0].metrics[0];
+    assert_eq!((decode.base_processes, decode.candidate_processes), (9, 9));
+    assert!((decode.effect.ratio - 1.0 / 1.04).abs() < 1e-6 && decode.effect.noise < 1e-6, "{decode:?}");
+    assert!(compare::text(&comparison).contains("compared in pairs"));
+
+    let itself = compare::compare(side(0), side(0), OPTIONS).unwrap_err().to_string();
+    assert!(itself.contains("@base") && itself.contains("RUN@BUILD"), "{itself}");
+    let whole = compare::compare(Chosen::all(&run), side(1), OPTIONS).unwrap_err();
+    assert!(matches!(whole, Refused::Same(_)));
 }

@@ -59,7 +59,8 @@ pub(crate) async fn load(a: &str, b: &str, source: &SourceArgs, folders: &Folder
 
 /// What makes cells of two runs the same.
 fn key(cell: &Cell) -> String {
-    format!("{} {}, {} on {}", cell.backend, cell.artifact, cell.workload.name, cell.device)
+    let build = cell.build.as_ref().map(|build| format!(", build {build}")).unwrap_or_default();
+    format!("{} {}, {} on {}{build}", cell.backend, cell.artifact, cell.workload.name, cell.device)
 }
 
 impl Against {

@@ -157,9 +157,9 @@ fn chosen<'a>(run: &'a Run, named: &'a Named) -> Result<Chosen<'a>, BadInput> {
 }
 
 /// Says how two builds of the worker compare that a run has just measured in turns; nothing of other runs.
-pub(crate) fn in_turns(runs: &[Run], json: bool) -> anyhow::Result<()> {
-    let [run] = runs else { return Ok(()) };
-    let [base, candidate] = compare::builds(run)[..] else { return Ok(()) };
+pub(crate) fn in_turns(runs: &[Run], json: bool) {
+    let [run] = runs else { return };
+    let [base, candidate] = compare::builds(run)[..] else { return };
     let (base, candidate) = (Chosen { run, build: Some(base) }, Chosen { run, build: Some(candidate) });
     let options = Options { threshold: DEFAULT_THRESHOLD, force: false };
     match compare::compare(base, candidate, options) {
@@ -173,7 +173,6 @@ pub(crate) fn in_turns(runs: &[Run], json: bool) -> anyhow::Result<()> {
         // The run's own result says what went wrong.
         Err(refused) => output::note(&format!("the builds can't be compared: {refused}")),
     }
-    Ok(())
 }
 
 /// Fetches the runs of a coordinator; no file stays behind.

@@ -450,7 +450,7 @@ async fn reject(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO rejected_samples (trial_id, epoch, seq, run_id, cell_hash, reason, bytes, received_at_unix_ns)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(under.trial.as_str())
     .bind(under.epoch.0)

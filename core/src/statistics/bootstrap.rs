@@ -4,9 +4,6 @@ use super::{CONFIDENCE, Estimate};
 use crate::random::SplitMix;
 use crate::ranks;
 
-/// How often values are drawn again.
-pub const RESAMPLES: usize = 10_000;
-
 /// The ratio of the median of `b` to that of `a`, with the percentile interval over `resamples` sets drawn from them with
 /// replacement; the same for the same `seed`. `None` where a side is empty.
 pub fn ratio_of_medians(a: &[f64], b: &[f64], seed: u64, resamples: usize) -> Option<Estimate> {

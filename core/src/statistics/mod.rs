@@ -17,7 +17,7 @@ mod two_samples;
 
 use serde::Serialize;
 
-pub use self::bootstrap::{RESAMPLES, ratio_of_medians};
+pub use self::bootstrap::ratio_of_medians;
 pub use self::changes::{Change, Rules, change_points};
 pub use self::effect::{Effect, Samples, Verdict};
 pub use self::multiplicity::adjusted;

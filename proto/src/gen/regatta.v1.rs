@@ -175,7 +175,8 @@ pub struct TrialCell {
     pub cell_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, optional, tag = "2")]
     pub workload: ::core::option::Option<Workload>,
-    #[prost(string, tag="3")]
+    /// The build of the worker program that is to measure it. Empty unless several are measured in turns.
+    #[prost(string, tag = "3")]
     pub build: ::prost::alloc::string::String,
 }
 /// The times of one repetition, in nanoseconds since the prompt was handed over, from one monotonic clock.
@@ -839,7 +840,8 @@ pub struct WorkerFacts {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    #[prost(string, tag="7")]
+    /// The build of the worker program. Empty unless several are measured in turns.
+    #[prost(string, tag = "7")]
     pub build: ::prost::alloc::string::String,
 }
 /// Everything up to this sequence number is committed to disk.
@@ -1306,7 +1308,8 @@ pub struct ScenarioBundle {
     /// How many worker processes measure each cell, in place of the scenario's choice.
     #[prost(message, optional, tag = "7")]
     pub passes: ::core::option::Option<Passes>,
-    #[prost(string, repeated, tag="8")]
+    /// Names of builds of the worker program that measure every cell in turns: two, or none.
+    #[prost(string, repeated, tag = "8")]
     pub builds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1484,7 +1487,8 @@ pub struct Cell {
     /// Kind of failure, where the state is "failed".
     #[prost(string, optional, tag = "16")]
     pub kind: ::core::option::Option<::prost::alloc::string::String>,
-    #[prost(string, tag="17")]
+    /// The build of the worker program that measures it. Empty unless several are measured in turns.
+    #[prost(string, tag = "17")]
     pub build: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

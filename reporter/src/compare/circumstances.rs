@@ -4,14 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use regatta_core::fingerprint::{self as part, Bearing};
 use serde::Serialize;
 
 use super::pairing::Matched;
 use crate::dataset::{CellResult, Run};
 use crate::text;
 
-/// What forbids a comparison where it differs.
-const FORBIDDING: [&str; 6] = ["artifact", "device", "device memory", "cores", "method", "prompt"];
+/// The token ids of the prompt: a circumstance that is told by samples.
+const PROMPT: &str = "prompt";
+
+/// Whether two sides that differ in this can't be compared.
+fn forbids(part: &str) -> bool {
+    part == PROMPT || Bearing::of(part) == Bearing::Incomparable
+}
 
 /// Something that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,13 +46,16 @@ impl fmt::Display for Difference {
 pub(super) fn differences(base: &Run, candidate: &Run, cells: &[Matched<'_>]) -> Vec<Difference> {
     let mut found: BTreeMap<(bool, String, Option<String>, Option<String>), usize> = BTreeMap::new();
     for pair in cells {
-        let (a, b) = (parts(base, pair.base), parts(candidate, pair.candidate));
-        let names: BTreeSet<&str> = a.keys().chain(b.keys()).copied().collect();
+        let (mut a, mut b) = (parts(base, pair.base), parts(candidate, pair.candidate));
+        if let (Some(more_a), Some(more_b)) = (fingerprint(pair.base), fingerprint(pair.candidate)) {
+            a.extend(more_a);
+            b.extend(more_b);
+        }
+        let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
         for name in names {
             let (a, b) = (a.get(name), b.get(name));
             if a != b {
-                let allowed = !FORBIDDING.contains(&name);
-                *found.entry((allowed, name.to_owned(), a.cloned(), b.cloned())).or_default() += 1;
+                *found.entry((!forbids(name), name.clone(), a.cloned(), b.cloned())).or_default() += 1;
             }
         }
     }
@@ -60,29 +69,35 @@ pub(super) fn differences(base: &Run, candidate: &Run, cells: &[Matched<'_>]) ->
     found.collect()
 }
 
-/// What is known of the circumstances of a cell, by name.
-fn parts(run: &Run, cell: &CellResult) -> BTreeMap<&'static str, String> {
+/// The circumstances as the agent told them; `None` for what earlier versions measured.
+fn fingerprint(cell: &CellResult) -> Option<BTreeMap<String, String>> {
+    let fingerprint = cell.facts.as_ref().map(|facts| &facts.fingerprint).filter(|known| !known.is_empty())?;
+    Some(fingerprint.parts().iter().map(|(name, value)| (name.clone(), text::label(value))).collect())
+}
+
+/// What a run says of the circumstances of a cell by itself, by name.
+fn parts(run: &Run, cell: &CellResult) -> BTreeMap<String, String> {
     let mut parts = BTreeMap::new();
-    let mut add = |name, value: Option<String>| {
+    let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            parts.insert(name, text::label(&value));
+            parts.insert(name.to_owned(), text::label(&value));
         }
     };
     let host = run.hosts.iter().find(|host| host.agent == cell.cell.agent);
     let fact = |name: &str| host.and_then(|host| host.facts.get(name)).cloned();
-    for name in ["cpu", "governor", "kernel", "memory", "os"] {
-        add(name, fact(name));
-    }
+    add(part::OS, fact("os"));
+    add(part::KERNEL, fact("kernel"));
     add("agent", host.map(|host| host.version.clone()));
     let device = run.device(&cell.cell);
-    add("device", device.map(|device| format!("{} {}", device.id.kind, device.name)));
-    add("device memory", device.and_then(|device| device.memory_bytes).map(text::bytes));
-    add("cores", device.and_then(|device| device.cores).map(|cores| cores.to_string()));
+    add(part::DEVICE, device.map(|device| device.name.clone()));
+    let gib = |bytes: u64| (bytes.saturating_add(1 << 29) >> 30).to_string();
+    add(part::MEMORY, device.and_then(|device| device.memory_bytes).map(gib));
+    add(part::CORES, device.and_then(|device| device.cores).map(|cores| cores.to_string()));
     let facts = cell.facts.as_ref();
-    add("artifact", facts.map(|facts| facts.artifact_digest.clone()));
-    add("engine", facts.map(|facts| facts.engine.clone()));
+    add(part::ARTIFACT, facts.map(|facts| facts.artifact_digest.clone()));
+    add(part::ENGINE, facts.map(|facts| facts.engine.clone()));
     let sample = cell.samples.first();
-    add("prompt", sample.map(|sample| sample.prompt_digest.short()));
+    add(PROMPT, sample.map(|sample| sample.prompt_digest.short()));
     add("threads", sample.map(|sample| sample.threads.to_string()));
     let flags: Vec<String> = cell.flags().iter().map(|flag| flag.as_str().replace('_', " ")).collect();
     add("flags", Some(flags.join(", ")));

@@ -1,4 +1,4 @@
-//! A comparison as JUnit's XML, which every CI shows: a test for each primary metric of each cell. What is slower fails, what
+//! A comparison as XML in the form of `JUnit`, which every CI shows: a test for each primary metric of each cell. What is slower fails, what
 //! has too few processes is skipped, everything else passes, with its figures beside it.
 
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use super::Comparison;
 use super::text::{line_of, row, word};
 use crate::text;
 
-/// The comparison as JUnit's XML.
+/// The comparison as XML for CI, in the form of `JUnit`.
 pub fn junit(comparison: &Comparison) -> String {
     let tests = comparison.primary();
     let count = |verdict| tests.iter().filter(|(_, _, found)| *found == verdict).count();

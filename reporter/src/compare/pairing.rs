@@ -4,7 +4,7 @@ use regatta_core::artifact::Weights;
 use regatta_core::cell::Cell;
 
 use super::Chosen;
-use crate::dataset::CellResult;
+use crate::dataset::{CellResult, Run};
 use crate::text;
 
 /// A cell that is on both sides.
@@ -29,14 +29,10 @@ pub(super) fn pair<'a>(base: Chosen<'a>, candidate: Chosen<'a>) -> Pairing<'a> {
     let any_build = base.build.is_some() || candidate.build.is_some();
     let (base, candidate) = (base.run, candidate.run);
     let mut found: Vec<(usize, Matched<'a>)> = Vec::new();
-    let place = |cell: &CellResult| (cell.cell.agent.clone(), cell.cell.device);
-    let same_device = |a: &CellResult, b: &CellResult| place(a) == place(b);
-    let same_name = |a: &CellResult, b: &CellResult| base.kind_of_device(&a.cell) == candidate.kind_of_device(&b.cell);
-    let same_kind = |a: &CellResult, b: &CellResult| a.cell.device.kind == b.cell.device.kind;
-    let closeness: [&dyn Fn(&CellResult, &CellResult) -> bool; 3] = [&same_device, &same_name, &same_kind];
-    for close in closeness {
+    for furthest in 0..=2 {
         waiting.retain(|cell| {
-            let at = left.iter().position(|other| same_work(&cell.cell, &other.cell, any_build) && close(cell, other));
+            let close = |other: &CellResult| distance((base, cell), (candidate, other)) <= furthest;
+            let at = left.iter().position(|other| same_work(&cell.cell, &other.cell, any_build) && close(other));
             let Some(at) = at else { return true };
             let order = base.cells.iter().position(|other| std::ptr::eq(other, *cell)).unwrap_or_default();
             found.push((order, Matched { base: cell, candidate: left.remove(at) }));
@@ -46,6 +42,20 @@ pub(super) fn pair<'a>(base: Chosen<'a>, candidate: Chosen<'a>) -> Pairing<'a> {
     found.sort_by_key(|(order, _)| *order);
     let matched = found.into_iter().map(|(_, matched)| matched).collect();
     Pairing { matched, only_in_base: waiting, only_in_candidate: left }
+}
+
+/// How far apart two cells are measured: 0 on the same device, 1 on another one of its name, 2 on another one of its kind.
+fn distance((base, a): (&Run, &CellResult), (candidate, b): (&Run, &CellResult)) -> u8 {
+    let (a, b) = (&a.cell, &b.cell);
+    if (&a.agent, a.device) == (&b.agent, b.device) {
+        0
+    } else if base.kind_of_device(a) == candidate.kind_of_device(b) {
+        1
+    } else if a.device.kind == b.device.kind {
+        2
+    } else {
+        u8::MAX
+    }
 }
 
 /// Whether both do the same, wherever that is.

@@ -12,12 +12,11 @@ fn scenario(home: &Home) -> String {
     scenario.display().to_string()
 }
 
-/// Runs a scenario of one workload whose steps take so long, by so many worker processes; returns the run's id.
-fn measured(home: &Home, step_us: u32, passes: &str) -> String {
+/// Runs a scenario of one workload; returns the run's id.
+fn measured(home: &Home, more: &[&str]) -> String {
     let scenario = scenario(home);
-    let mut command = home.command(&["run", &scenario, "--out", "out", "--passes", passes, "--no-telemetry"]);
-    let script = format!("{{\"load_us\": 0, \"prefill_us\": 1000, \"decode_us\": {step_us}}}");
-    let output = command.env("REGATTA_FAKE", script).output().unwrap();
+    let run = ["run", &scenario, "--out", "out", "--no-telemetry"];
+    let output = home.regatta(&[&run[..], more].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let runs = home.regatta(&["runs", "--json"]);
     let runs: serde_json::Value = serde_json::from_slice(&runs.stdout).unwrap();
@@ -29,10 +28,17 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+#[cfg(unix)]
 #[test]
 fn a_slowdown_has_its_exit_code_and_its_size() {
     let home = Home::new();
-    let (base, candidate) = (measured(&home, 5_000, "6"), measured(&home, 50_000, "6"));
+    // Of each run one of its builds, which both take so long.
+    let run = |step_us| {
+        let worker = build(&home, &format!("{step_us}/worker"), step_us);
+        let [one, two] = ["one", "two"].map(|name| format!("{name}={worker}"));
+        format!("{}@one", measured(&home, &["--passes", "6", "--worker", &one, "--worker", &two]))
+    };
+    let (base, candidate) = (run(5_000), run(50_000));
     let output = home.regatta(&["compare", &base, &candidate, "--threshold", "10", "--json"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -50,7 +56,7 @@ fn a_slowdown_has_its_exit_code_and_its_size() {
 #[test]
 fn too_few_processes_have_an_exit_code_of_their_own_unless_allowed() {
     let home = Home::new();
-    let (base, candidate) = (measured(&home, 500, "1"), measured(&home, 500, "1"));
+    let (base, candidate) = (measured(&home, &[]), measured(&home, &[]));
     let output = home.regatta(&["compare", &base, &candidate]);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
     assert!(said(&output).contains("no CI") && said(&output).contains("--passes 10"), "{}", said(&output));
@@ -61,7 +67,7 @@ fn too_few_processes_have_an_exit_code_of_their_own_unless_allowed() {
 #[test]
 fn runs_that_are_not_there_or_ambiguous_are_named_with_candidates() {
     let home = Home::new();
-    let (base, candidate) = (measured(&home, 500, "1"), measured(&home, 500, "1"));
+    let (base, candidate) = (measured(&home, &[]), measured(&home, &[]));
     let absent = home.regatta(&["compare", &base, "ffff"]);
     assert_eq!(absent.status.code(), Some(2), "{}", said(&absent));
     assert!(said(&absent).contains("'ffff'") && said(&absent).contains(&candidate), "{}", said(&absent));

@@ -87,9 +87,10 @@ fn verdicts(comparison: &Comparison) -> Vec<Verdict> {
 
 #[test]
 fn what_became_slower_or_faster_is_said_with_the_evidence() {
+    use Verdict::{Equivalent, Faster, Slower};
+
     let base = base(10);
     let comparison = compare(&base, &changed(&base), OPTIONS).unwrap();
-    use Verdict::{Equivalent, Faster, Slower};
     assert_eq!(verdicts(&comparison), [Slower, Slower, Equivalent, Faster]);
     assert_eq!(comparison.conclusion(), Conclusion::Slower);
     let decode = &comparison.cells[0].metrics[0];

@@ -20,6 +20,9 @@ use crate::source::{self, Source, SourceArgs};
 /// How many characters of a value a line shows.
 const SHOWN: usize = 100;
 
+/// What differs, and its values on both sides.
+type Values = Vec<(String, Option<String>, Option<String>)>;
+
 /// Two runs side by side.
 #[derive(Debug)]
 pub(crate) struct Against {
@@ -66,8 +69,7 @@ fn key(cell: &Cell) -> String {
 impl Against {
     fn of(a: &Run, b: &Run) -> Self {
         let mut left: BTreeMap<String, &CellResult> = a.cells.iter().map(|cell| (key(&cell.cell), cell)).collect();
-        let mut groups: BTreeMap<Vec<(String, Option<String>, Option<String>)>, (Vec<Difference>, Vec<String>)> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<Values, (Vec<Difference>, Vec<String>)> = BTreeMap::new();
         let (mut unknown, mut only_b) = (0, 0);
         for cell in &b.cells {
             let name = key(&cell.cell);

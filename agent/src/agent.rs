@@ -77,7 +77,11 @@ impl Agent {
         std::fs::write(&models, &config.models_manifest)
             .map_err(|source| AgentError::Write { path: models.clone(), source })?;
         let surroundings = Surroundings { extra: config.worker_env.clone(), oom_counters: config.oom_counters.clone() };
-        let found = workers::find(&config.worker_folders(), &surroundings, config.timing.probe).await;
+        let found = if config.builds.is_empty() {
+            workers::find(&config.worker_folders(), &surroundings, config.timing.probe).await
+        } else {
+            workers::ask(&config.builds, &surroundings, config.timing.probe).await
+        };
         let devices = devices::discover(&config.id, &found.workers);
         let coordinator = config.fetch_weights.then(|| config.coordinator.clone());
         let store = Store { library, models, surroundings, deadline: config.timing.make, coordinator };

@@ -135,7 +135,8 @@ mod tests {
             let path = folder.path().join("regatta-worker");
             let count = folder.path().join("asked");
             crate::testing::program(&path, &format!("#!/bin/sh\necho \"$@\" >> {}\n{script}\n", count.display()));
-            let worker = Worker { path, info: serde_json::from_str(PROBE).unwrap(), json: PROBE.to_owned() };
+            let worker =
+                Worker { build: None, path, info: serde_json::from_str(PROBE).unwrap(), json: PROBE.to_owned() };
             let device = Device {
                 agent: "here".parse().unwrap(),
                 id: DeviceId::CPU,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use regatta_core::flag::Flags;
-use regatta_core::id::AgentId;
+use regatta_core::id::{AgentId, BuildName};
 use regatta_net::Connection;
 
 /// When an agent has its devices measured before it connects.
@@ -75,6 +75,9 @@ pub struct AgentConfig {
     pub worker_dirs: Vec<PathBuf>,
     /// Whether the folder of the running program is searched for workers before `worker_dirs`.
     pub search_beside_program: bool,
+    /// Builds of the worker program that are measured in turns, in place of every other worker. Their names may come with a
+    /// trial; where they are is said here and nowhere else.
+    pub builds: Vec<(BuildName, PathBuf)>,
     /// Whether devices are measured at the start.
     pub canary: CanaryConfig,
     /// Environment variables for workers, on top of those that are passed on. For tests.
@@ -111,6 +114,7 @@ impl AgentConfig {
             spool_quota: Self::SPOOL_QUOTA,
             worker_dirs: Vec::new(),
             search_beside_program: true,
+            builds: Vec::new(),
             canary: CanaryConfig::default(),
             worker_env: Vec::new(),
             oom_counters: None,

@@ -30,6 +30,7 @@ pub(crate) fn program(path: &std::path::Path, script: &str) {
 /// Cells with workloads of these names, two tokens to generate.
 pub(crate) fn cells(names: &[&str]) -> Vec<TrialCell> {
     let cell = |(index, name): (usize, &&str)| TrialCell {
+        build: None,
         hash: CellHash(Digest::of(format!("{index} {name}").as_bytes())),
         workload: Arc::new(Workload {
             kind: Kind::Generate,

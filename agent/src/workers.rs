@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use regatta_core::backend::BackendKind;
 use regatta_core::device::DeviceKind;
-use regatta_core::id::shown;
+use regatta_core::id::{BuildName, shown};
 use regatta_core::worker::{WORKER_PROTOCOL, WorkerInfo};
 
 use crate::process::{Ending, RunError, Status, Surroundings};
@@ -29,6 +29,8 @@ const LAST_WORDS: usize = 400;
 /// A worker program that answered.
 #[derive(Debug, Clone)]
 pub struct Worker {
+    /// Its name as one of several builds that are measured in turns.
+    pub build: Option<BuildName>,
     /// The program.
     pub path: PathBuf,
     /// What it says of itself.
@@ -80,12 +82,35 @@ pub(crate) async fn find(folders: &[PathBuf], surroundings: &Surroundings, deadl
     found
 }
 
+/// Asks builds of a worker program, which are measured in turns, what they can do.
+pub(crate) async fn ask(builds: &[(BuildName, PathBuf)], surroundings: &Surroundings, deadline: Duration) -> Found {
+    let mut found = Found::default();
+    for (name, path) in builds {
+        match probe(path, surroundings, deadline).await {
+            Ok(worker) => found.workers.push(Worker { build: Some(name.clone()), ..worker }),
+            Err(reason) => found.disabled.push(Disabled { path: path.clone(), reason }),
+        }
+    }
+    found
+}
+
 /// The first of `workers` that has the engine for this kind of device.
 pub(crate) fn choose(workers: &[Worker], backend: BackendKind, device: DeviceKind) -> Option<&Worker> {
-    let fits = |worker: &&Worker| {
-        worker.info.engines.iter().any(|engine| engine.backend == backend && engine.devices.contains(&device))
-    };
-    workers.iter().find(fits)
+    workers.iter().find(|worker| fits(worker, backend, device))
+}
+
+/// The same among those of a build.
+pub(crate) fn choose_build<'w>(
+    workers: &'w [Worker],
+    build: Option<&BuildName>,
+    backend: BackendKind,
+    device: DeviceKind,
+) -> Option<&'w Worker> {
+    workers.iter().find(|worker| worker.build.as_ref() == build && fits(worker, backend, device))
+}
+
+fn fits(worker: &Worker, backend: BackendKind, device: DeviceKind) -> bool {
+    worker.info.engines.iter().any(|engine| engine.backend == backend && engine.devices.contains(&device))
 }
 
 /// Programs by folder and then by name, each once even where folders are linked.
@@ -136,7 +161,7 @@ fn parse(path: &Path, output: &str) -> Result<Worker, String> {
         None => return Err("its answer names no protocol".to_owned()),
     }
     let info = serde_json::from_value(value).map_err(|error| format!("its answer can't be used: {error}"))?;
-    Ok(Worker { path: path.to_owned(), info, json })
+    Ok(Worker { build: None, path: path.to_owned(), info, json })
 }
 
 /// Why a program gave no answer, in one line.

@@ -20,6 +20,9 @@ use crate::source::{self, Source, SourceArgs};
 /// How many characters of a value a line shows.
 const SHOWN: usize = 100;
 
+/// What differs, and its values on both sides.
+type Values = Vec<(String, Option<String>, Option<String>)>;
+
 /// Two runs side by side.
 #[derive(Debug)]
 pub(crate) struct Against {
@@ -59,14 +62,14 @@ pub(crate) async fn load(a: &str, b: &str, source: &SourceArgs, folders: &Folder
 
 /// What makes cells of two runs the same.
 fn key(cell: &Cell) -> String {
-    format!("{} {}, {} on {}", cell.backend, cell.artifact, cell.workload.name, cell.device)
+    let build = cell.build.as_ref().map(|build| format!(", build {build}")).unwrap_or_default();
+    format!("{} {}, {} on {}{build}", cell.backend, cell.artifact, cell.workload.name, cell.device)
 }
 
 impl Against {
     fn of(a: &Run, b: &Run) -> Self {
         let mut left: BTreeMap<String, &CellResult> = a.cells.iter().map(|cell| (key(&cell.cell), cell)).collect();
-        let mut groups: BTreeMap<Vec<(String, Option<String>, Option<String>)>, (Vec<Difference>, Vec<String>)> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<Values, (Vec<Difference>, Vec<String>)> = BTreeMap::new();
         let (mut unknown, mut only_b) = (0, 0);
         for cell in &b.cells {
             let name = key(&cell.cell);

@@ -60,6 +60,7 @@ pub(crate) fn read(path: &Path, args: &ScenarioArgs) -> Result<ScenarioBundle, B
         weights: args.weights,
         force: args.force,
         passes: if args.quick { Some(Passes::fixed(1)) } else { args.passes },
+        builds: Vec::new(),
     })
 }
 

@@ -12,8 +12,12 @@ pub(crate) enum Exit {
     Failed = 1,
     /// Bad input: a scenario, a flag, a file.
     BadInput = 2,
+    /// A comparison found something slower for certain.
+    Slower = 3,
     /// Finished, but with failed or unexpectedly skipped cells, or stopped before the end.
     Incomplete = 4,
+    /// A comparison has too few worker processes for a verdict.
+    TooFew = 5,
 }
 
 impl From<Exit> for ExitCode {

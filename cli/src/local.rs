@@ -8,7 +8,7 @@ use regatta_agent::fitness::{self, Unfit};
 use regatta_agent::{Agent, AgentConfig, AgentError, CanaryWhen, CoolDown, Shutdown};
 use regatta_coordinator::{Config, Coordinator, CoordinatorError};
 use regatta_core::device::Device;
-use regatta_core::id::AgentId;
+use regatta_core::id::{AgentId, BuildName};
 use regatta_proto::pb;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +67,7 @@ impl Local {
         folders: &Folders,
         models: &str,
         conditions: Conditions,
+        builds: Vec<(BuildName, PathBuf)>,
     ) -> anyhow::Result<Self> {
         let mut unfit = fitness::of_host();
         conditions.check(&unfit)?;
@@ -82,12 +83,18 @@ impl Local {
         config.canary.when = conditions.canary;
         config.conditions = fitness::flags(&unfit);
         config.cool_down = conditions.cool_down.then(CoolDown::default);
+        config.builds = builds;
         if !conditions.telemetry {
             config.telemetry = None;
         }
+        let in_turns = !config.builds.is_empty();
         let agent = start_agent(config).await?;
         if let Some(words) = withheld() {
             output::note(&words);
+        }
+        if in_turns && let [disabled, ..] = agent.disabled_workers() {
+            let (path, reason) = (disabled.path.display(), &disabled.reason);
+            return Err(BadInput(format!("{path} can't be measured as a build of the worker: {reason}")).into());
         }
         unfit.extend(fitness::of_workers(agent.workers()));
         conditions.check(&unfit)?;

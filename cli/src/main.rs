@@ -5,6 +5,7 @@ mod agent;
 mod agents;
 mod backup;
 mod bundle;
+mod compare;
 mod connect;
 mod coordinator;
 mod devices;
@@ -55,10 +56,12 @@ Examples:
   regatta plan scenarios/tinyllama.toml         what would run, and what is skipped and why
   regatta submit scenarios/demo.toml --watch    measure on a fleet, and watch the matrix fill up
   regatta report --format csv > results.csv     one row for each repetition of the last run
+  regatta compare 01935f 01936a                 faster, slower, equivalent or undecided, cell by cell
 
 'regatta COMMAND --help' has examples for each command; docs/fleet.md tells how to go from one machine to many.
 
-Exit codes: 0 done, 1 something failed, 2 bad input, 4 finished with cells that are not ok, or stopped early";
+Exit codes: 0 done, 1 something failed, 2 bad input, 3 something is slower (compare), 4 finished with cells that are not ok,
+or stopped early, 5 too few worker processes for a verdict (compare)";
 
 /// The commands by what they are about: clap has no groups for subcommands, so the list is written here, and a test
 /// holds it to the commands that there are.
@@ -77,6 +80,7 @@ Results:
   runs         List runs
   show         Show one run: every cell with its state
   report       Make the report of one or several runs: HTML with charts, or csv, json, md
+  compare      Say what became faster or slower from one run to another
   import       Take results of llama-bench, for reports
   backup       Copy the database, also while a coordinator writes to it
 
@@ -121,6 +125,8 @@ enum Command {
     Show(runs::ShowArgs),
     /// Make the report of one or several runs: HTML with charts, or csv, json, md
     Report(report::ReportArgs),
+    /// Say what became faster or slower from one run to another
+    Compare(compare::CompareArgs),
     /// Take results of llama-bench, for reports
     #[command(subcommand)]
     Import(import::ImportCommand),
@@ -197,6 +203,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(args, folders).await,
         Command::Plan(args) => plan::run(args, folders).await,
         Command::Report(args) => report::run(args, folders).await,
+        Command::Compare(args) => compare::run(args, folders).await,
         Command::Import(command) => import::run(command, folders).await,
         Command::Backup(args) => backup::run(args, folders).await,
         Command::Runs(args) => runs::list(args, folders).await,

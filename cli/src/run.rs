@@ -1,11 +1,12 @@
 //! `regatta run`: a scenario in, samples in a database, a report out; on this machine, or on a coordinator's fleet.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context;
 use clap::Args;
 use regatta_agent::CanaryWhen;
-use regatta_core::id::RunId;
+use regatta_core::id::{BuildName, RunId, shown};
 use regatta_core::scenario::ScenarioBundle;
 use regatta_proto::pb;
 use regatta_store::Reader;
@@ -19,7 +20,7 @@ use crate::report;
 use crate::source::{self, DatabaseArgs, Source, SourceArgs};
 use crate::submit::{self, PriorityArgs};
 use crate::watch::{self, Place, Screen, Watched};
-use crate::{output, rpc};
+use crate::{compare, output, rpc};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,9 +28,31 @@ Examples:
   regatta run scenarios/tinyllama.toml --weights synthetic   made-up weights of the right shape
   regatta run nightly.toml --coordinator https://bench:7600  on a fleet: submit, watch, report
   regatta run --resume                                       go on with the last run that was broken off
+  regatta run demo.toml --worker base=a/regatta-worker --worker candidate=b/regatta-worker
+                                                             two builds of the worker in turns, compared in pairs
 
 Ctrl-C here ends a run after the current repetition; with --coordinator it ends only the watching.
 Exit codes: 0 all cells ok, 1 something failed, 2 bad input, 4 some cells are not ok or it was stopped";
+
+/// A build of the worker program and its name.
+#[derive(Debug, Clone)]
+struct NamedWorker {
+    name: BuildName,
+    path: PathBuf,
+}
+
+impl FromStr for NamedWorker {
+    type Err = BadInput;
+
+    fn from_str(text: &str) -> Result<Self, BadInput> {
+        let (name, path) = text.split_once('=').ok_or_else(|| {
+            BadInput(format!("'{}' is not NAME=FILE, such as candidate=target/release/regatta-worker", shown(text)))
+        })?;
+        let name = name.parse().map_err(|error: regatta_core::id::InvalidName| BadInput(error.to_string()))?;
+        let absent = |error: std::io::Error| BadInput(format!("there is no worker program at {path}: {error}"));
+        Ok(Self { name, path: Path::new(path).canonicalize().map_err(absent)? })
+    }
+}
 
 /// Arguments of `regatta run`.
 #[derive(Debug, Args)]
@@ -51,6 +74,9 @@ pub(crate) struct RunArgs {
     /// Go on with a run that was broken off: the one named, or the last
     #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with = "scenario")]
     resume: Option<String>,
+    /// Measure two builds of the worker in turns (A, B, B, A, …) and compare them in pairs: give it twice
+    #[arg(long = "worker", value_name = "NAME=FILE", conflicts_with = "coordinator")]
+    workers: Vec<NamedWorker>,
     /// First measure for some ten seconds what this machine's devices can do at most; --coordinator's agents have done so
     #[arg(long, conflicts_with = "coordinator")]
     canary: bool,
@@ -79,10 +105,11 @@ pub(crate) async fn run(args: RunArgs, folders: &Folders) -> anyhow::Result<Exit
 /// On this machine: a coordinator and an agent in this process.
 async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Result<Exit> {
     let job = Job::of(&args, database).await?;
+    let builds = args.workers.iter().map(|worker| (worker.name.clone(), worker.path.clone())).collect();
     let canary = if args.canary { CanaryWhen::Start } else { CanaryWhen::Off };
     let (telemetry, cool_down) = (!args.no_telemetry, args.cool_down);
     let conditions = Conditions { telemetry, allow_unfit: args.allow_unfit, canary, cool_down };
-    let mut local = Local::start(database, folders, &job.bundle().models, conditions).await?;
+    let mut local = Local::start(database, folders, &job.bundle().models, conditions, builds).await?;
     let id: RunId = job.queue(&mut local.client, &args).await?.parse()?;
     let screen = Screen::new(args.json, Place::Stderr);
     let watched = watch::follow(local.client.clone(), id.as_str(), screen, stopped(&local)).await;
@@ -98,11 +125,16 @@ async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Resu
     let reader = source::open(database).await?;
     let dataset = regatta_reporter::load(&reader, std::slice::from_ref(&id)).await?;
     report::write(&dataset, database, &out, args.json)?;
+    compare::in_turns(&dataset.runs, args.json);
     Ok(watched.exit())
 }
 
 /// On a fleet: submit, watch, fetch, report.
 async fn elsewhere(args: RunArgs, mut client: RunClient) -> anyhow::Result<Exit> {
+    if !args.workers.is_empty() {
+        let why = "an agent runs only workers that its owner gave it";
+        return Err(BadInput(format!("--worker is for a run on this machine: {why}")).into());
+    }
     if args.no_telemetry {
         let instead = "on a fleet each agent decides: start it with --telemetry false";
         return Err(BadInput(format!("--no-telemetry is for a run on this machine; {instead}")).into());
@@ -153,7 +185,8 @@ fn flag(database: &DatabaseArgs) -> String {
 
 fn new_bundle(args: &RunArgs) -> anyhow::Result<ScenarioBundle> {
     let path = args.scenario.as_deref().context("no scenario was given")?;
-    let bundle = bundle::read(path, &args.options)?;
+    let mut bundle = bundle::read(path, &args.options)?;
+    bundle.builds = args.workers.iter().map(|worker| worker.name.clone()).collect();
     bundle::check(&bundle)?;
     Ok(bundle)
 }
@@ -171,6 +204,7 @@ impl Job {
         let reader = source::open(database).await?;
         let id = resumable(&reader, run).await?;
         let bundle = reader.run(id.as_str()).await?.bundle;
+        same_builds(&bundle.builds, &args.workers)?;
         Ok(Self::Resume(id, bundle))
     }
 
@@ -187,6 +221,23 @@ impl Job {
             Self::Resume(id, _) => resume(client, id.as_str()).await,
         }
     }
+}
+
+/// Whether those of a run that was broken off are named again: where they are is stored nowhere.
+fn same_builds(builds: &[BuildName], workers: &[NamedWorker]) -> Result<(), BadInput> {
+    let named: Vec<&BuildName> = workers.iter().map(|worker| &worker.name).collect();
+    if builds.iter().collect::<Vec<_>>() == named {
+        return Ok(());
+    }
+    let again: Vec<String> = builds.iter().map(|build| format!("--worker {build}=FILE")).collect();
+    Err(BadInput(if builds.is_empty() {
+        "the run measures one worker: leave --worker out".to_owned()
+    } else {
+        format!(
+            "the run measures builds of the worker in turns: name them again, in this order, with {}",
+            again.join(" ")
+        )
+    }))
 }
 
 /// Queues again what a run has not finished: the run that was named, or the newest that has not ended.

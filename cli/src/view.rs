@@ -174,6 +174,8 @@ pub(crate) struct CellView {
     pub workload: String,
     pub replicas: u32,
     pub replica: u32,
+    /// The build of the worker that measures it, where several are measured in turns.
+    pub build: Option<String>,
     pub state: State,
     /// Kind of failure, where it is known.
     pub kind: Option<String>,
@@ -198,6 +200,7 @@ impl From<&CellRecord> for CellView {
             workload: cell.workload.name.to_string(),
             replicas: cell.workload.replicas.max(1),
             replica: cell.replica,
+            build: cell.build.as_ref().map(ToString::to_string),
             state: record.outcome.as_ref().map_or(State::Waiting, |outcome| State::parse(outcome.state())),
             kind: record.outcome.as_ref().and_then(Outcome::failure).map(|kind| kind.to_string()),
             detail: record.outcome.as_ref().and_then(Outcome::detail).unwrap_or_default().to_owned(),
@@ -220,6 +223,7 @@ impl From<pb::Cell> for CellView {
             workload: cell.workload,
             replicas: cell.replicas.max(1),
             replica: cell.replica,
+            build: Some(cell.build).filter(|build| !build.is_empty()),
             state: State::parse(&cell.state),
             kind: cell.kind,
             detail: cell.detail,
@@ -241,9 +245,13 @@ impl CellView {
         }
     }
 
-    /// The workload, with the number of devices side by side.
+    /// The workload, with the number of devices side by side, or the build of the worker.
     pub(crate) fn column(&self) -> String {
-        if self.replicas > 1 { format!("{} x{}", self.workload, self.replicas) } else { self.workload.clone() }
+        match &self.build {
+            Some(build) => format!("{}@{build}", self.workload),
+            None if self.replicas > 1 => format!("{} x{}", self.workload, self.replicas),
+            None => self.workload.clone(),
+        }
     }
 
     /// Where and with what it is measured, in a few words.
@@ -286,6 +294,7 @@ impl CellView {
             "workload": self.workload,
             "replicas": self.replicas,
             "replica": self.replica,
+            "build": self.build,
             "state": self.state.word(),
             "kind": self.kind,
             "detail": Some(&self.detail).filter(|detail| !detail.is_empty()),

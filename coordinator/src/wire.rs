@@ -176,16 +176,21 @@ fn content(bytes: &[u8]) -> Content {
             sample(wire, telemetry).map_or_else(unreadable, |sample| Content::Sample(Box::new(sample)))
         }
         Some(Kind::CellEnd(end)) => ended_cell(end).map_or_else(unreadable, Content::CellEnd),
-        Some(Kind::Worker(facts)) => Content::Worker(WorkerFacts {
-            worker: facts.worker,
-            engine: facts.engine,
-            load_ns: facts.load_ns,
-            weight_bytes: facts.weight_bytes,
-            artifact_digest: facts.artifact_digest,
-            fingerprint: facts.fingerprint.into(),
-        }),
+        Some(Kind::Worker(facts)) => worker_facts(facts).map_or_else(unreadable, Content::Worker),
         None => Content::Unreadable("a record of a kind that this coordinator does not know".to_owned()),
     }
+}
+
+fn worker_facts(wire: pb::WorkerFacts) -> Result<WorkerFacts, WireError> {
+    Ok(WorkerFacts {
+        build: convert::build(&wire.build)?,
+        worker: wire.worker,
+        engine: wire.engine,
+        load_ns: wire.load_ns,
+        weight_bytes: wire.weight_bytes,
+        artifact_digest: wire.artifact_digest,
+        fingerprint: wire.fingerprint.into(),
+    })
 }
 
 fn ended_cell(wire: pb::CellEnd) -> Result<EndedCell, WireError> {
@@ -263,7 +268,7 @@ pub(crate) fn agent(agent: &AgentRecord, view: &AgentView, canaries: &[CanaryRec
 
 /// A cell for the wire. `running` says whether it is the one that its trial is at.
 pub(crate) fn cell(record: &CellRecord, running: bool) -> pb::Cell {
-    let Cell { agent, device, backend, artifact, workload, replica } = &record.cell;
+    let Cell { agent, device, backend, artifact, workload, replica, build } = &record.cell;
     let state = match &record.outcome {
         Some(outcome) => outcome.state(),
         None if running => "running",
@@ -287,6 +292,7 @@ pub(crate) fn cell(record: &CellRecord, running: bool) -> pb::Cell {
         rejected: record.rejected,
         trial_id: record.trial.as_ref().map(ToString::to_string).unwrap_or_default(),
         kind: record.outcome.as_ref().and_then(Outcome::failure).map(|kind| kind.to_string()),
+        build: build.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

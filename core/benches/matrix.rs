@@ -36,6 +36,7 @@ fn scenario(models: u32, workloads: u32) -> Scenario {
         devices: vec![DeviceSelector::All],
         workloads: (0..workloads).map(|i| Arc::new(workload(i))).collect(),
         policy: Policy::default(),
+        builds: vec![],
         fleet: Fleet::default(),
     }
 }

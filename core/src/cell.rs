@@ -1,5 +1,6 @@
 //! Cells: the points of the expanded matrix, and how each of them ends.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::backend::BackendKind;
 use crate::device::DeviceId;
 use crate::digest::Digest;
 use crate::failure::FailureKind;
-use crate::id::AgentId;
+use crate::id::{AgentId, BuildName};
 use crate::workload::Workload;
 
 /// One point of the expanded matrix, bound to one device: the unit that gets a result.
@@ -28,6 +29,8 @@ pub struct Cell {
     pub workload: Arc<Workload>,
     /// Its position among the replicas of its workload, from 0.
     pub replica: u32,
+    /// The build of the worker program that measures it, where several are measured in turns.
+    pub build: Option<BuildName>,
 }
 
 /// Identifies a cell within a run, and the same cell in other runs.
@@ -42,11 +45,11 @@ impl fmt::Display for CellHash {
 
 impl Cell {
     /// The hash of a cell that is bound to its device: over device, backend, artifact, the workload's content and, where
-    /// there are several, the replica; the workload's name is not in it.
+    /// there are several, the replica or the build; the workload's name is not in it.
     pub fn hash(&self) -> CellHash {
-        let Self { agent, device, backend, artifact, workload, replica } = self;
+        let Self { agent, device, backend, artifact, workload, replica, build } = self;
         let prefix = hash_prefix(&format!("{agent}|{device}"), *backend, artifact, workload.replicas, *replica);
-        CellHash::of(&prefix, &workload.digest().to_string())
+        CellHash::of(&of_build(&prefix, build.as_ref()), &workload.digest().to_string())
     }
 }
 
@@ -72,6 +75,11 @@ pub(crate) fn hash_prefix(
     let ArtifactRef { model, weights, format, precision } = artifact;
     let replica = if replicas == 1 { String::new() } else { format!("{replica}/{replicas}|") };
     format!("{place}|{backend}|{model}|{weights}|{format}|{precision}|{replica}")
+}
+
+/// The prefix of the cells of a build. Without builds cells keep the hash they had before there were any.
+pub(crate) fn of_build<'p>(prefix: &'p str, build: Option<&BuildName>) -> Cow<'p, str> {
+    build.map_or(Cow::Borrowed(prefix), |build| Cow::Owned(format!("{prefix}build {build}|")))
 }
 
 /// How a cell ended. A cell without an outcome is still waiting or running.

@@ -106,6 +106,11 @@ name!(
     "model id"
 );
 name!(
+    /// One of several builds of a worker program that are measured in turns, such as `candidate`.
+    BuildName,
+    "name of a build"
+);
+name!(
     /// A workload of a scenario, such as `long-prompt`.
     WorkloadName,
     "workload name"

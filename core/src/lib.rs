@@ -29,6 +29,7 @@ pub mod roofline;
 pub mod run;
 pub mod sample;
 pub mod scenario;
+pub mod statistics;
 pub mod telemetry;
 pub mod token;
 pub mod trend;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use crate::artifact::{ArtifactRef, Precision, Weights};
 use crate::backend::BackendKind;
-use crate::cell::{Cell, CellHash, hash_prefix};
+use crate::cell::{Cell, CellHash, hash_prefix, of_build};
 use crate::device::{Device, DeviceId};
 use crate::digest::Digest;
 use crate::document::grouped;
 use crate::fleet::{DeviceClass, Labels, Place, Placement, labels_text};
-use crate::id::AgentId;
+use crate::id::{AgentId, BuildName};
 use crate::model::Model;
 use crate::policy::Policy;
 use crate::preflight;
@@ -224,21 +224,25 @@ impl Matrix {
             let replicas = row.replicas;
             let group = (replicas > 1).then_some(PlannedGroup { first, replica, replicas });
             let seat = Seat { place, pool: pool.clone(), group, prefix, replica, class: class.clone() };
-            self.push(row, &scenario.policy, works, seat);
+            self.push(scenario, row, works, seat);
         }
     }
 
-    /// Adds the cells of every workload. Those that can run come first and are one trial.
-    fn push(&mut self, row: &Row<'_, '_>, policy: &Policy, works: &[Work<'_>], seat: Seat) {
+    /// Adds the cells of every workload, one for each build where there are several. Those that can run come first and are one
+    /// trial: only who holds the device all the time can measure builds in turns.
+    fn push(&mut self, scenario: &Scenario, row: &Row<'_, '_>, works: &[Work<'_>], seat: Seat) {
+        let policy = &scenario.policy;
+        let builds = builds(scenario);
         let Seat { place: Place { agent, device }, pool, group, prefix, replica, class } = seat;
         let (backend, first) = (row.backend, self.cells.len());
         let (mut run, mut skipped) = (Vec::new(), Vec::new());
-        for &Work { workload, digest } in works {
+        for (&Work { workload, digest }, build) in works.iter().flat_map(|work| builds.iter().map(move |b| (work, b))) {
             let (agent, artifact, workload) = (agent.clone(), row.artifact.clone(), Arc::clone(workload));
             let reason = row.skip.clone().or_else(|| backend.cannot(artifact.precision, workload.batch));
             let reason = reason.or_else(|| if policy.force { None } else { no_room(row, &workload) });
-            let cell = Cell { agent, device, backend, artifact, workload, replica };
-            let hash = CellHash::of(&prefix, digest);
+            let build = build.cloned();
+            let hash = CellHash::of(&of_build(&prefix, build.as_ref()), digest);
+            let cell = Cell { agent, device, backend, artifact, workload, replica, build };
             if let Some(reason) = reason {
                 skipped.push(PlannedCell { cell, hash, plan: CellPlan::Skip { reason } });
             } else {
@@ -255,6 +259,11 @@ impl Matrix {
         }
         self.cells.append(&mut skipped);
     }
+}
+
+/// The builds of the worker program that each workload is measured by; without any, the one that there is.
+fn builds(scenario: &Scenario) -> Vec<Option<&BuildName>> {
+    if scenario.builds.is_empty() { vec![None] } else { scenario.builds.iter().map(Some).collect() }
 }
 
 /// The devices that the row's replicas are bound to, or named after: those of one agent if it has enough.
@@ -302,7 +311,7 @@ pub fn count(scenario: &Scenario, devices: &[Device]) -> usize {
         1 => singles,
         replicas => classes.saturating_mul(replicas as usize),
     });
-    let sizes = [models.len(), backends.len(), precisions.len()];
+    let sizes = [models.len(), backends.len(), precisions.len(), builds(scenario).len()];
     sizes.into_iter().fold(cells.fold(0, usize::saturating_add), usize::saturating_mul)
 }
 

@@ -16,7 +16,7 @@ use crate::artifact::ArtifactRef;
 use crate::backend::BackendKind;
 use crate::cell::CellHash;
 use crate::device::DeviceId;
-use crate::id::{AgentId, RunId, TrialId};
+use crate::id::{AgentId, BuildName, RunId, TrialId};
 use crate::policy::Policy;
 use crate::workload::Workload;
 
@@ -73,6 +73,8 @@ pub struct TrialCell {
     pub hash: CellHash,
     /// What to execute.
     pub workload: Arc<Workload>,
+    /// The build of the worker program that is to measure it, where several are measured in turns.
+    pub build: Option<BuildName>,
 }
 
 /// Where a trial stands.

@@ -12,6 +12,7 @@ use regatta_core::canary::{Canary, Reading};
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
+use regatta_core::id::BuildName;
 use regatta_core::passes::Stopped;
 use regatta_core::policy::{Exclusive, Passes, Policy, Warmup};
 use regatta_core::roofline::peaks::Number;
@@ -269,6 +270,7 @@ impl From<&Trial> for pb::Trial {
         let cell = |cell: &TrialCell| pb::TrialCell {
             cell_hash: bytes(cell.hash.0),
             workload: Some(cell.workload.as_ref().into()),
+            build: cell.build.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         Self {
             id: trial.id.to_string(),
@@ -284,6 +286,11 @@ impl From<&Trial> for pb::Trial {
     }
 }
 
+/// The name of a build of the worker program; empty where there is only one.
+pub fn build(name: &str) -> Result<Option<BuildName>, WireError> {
+    if name.is_empty() { Ok(None) } else { parse("build", name).map(Some) }
+}
+
 impl TryFrom<pb::TrialCell> for TrialCell {
     type Error = WireError;
 
@@ -292,6 +299,7 @@ impl TryFrom<pb::TrialCell> for TrialCell {
         Ok(Self {
             hash: CellHash(digest("cell.cell_hash", &wire.cell_hash)?),
             workload: Arc::new(workload.try_into()?),
+            build: build(&wire.build)?,
         })
     }
 }
@@ -579,6 +587,7 @@ impl From<ScenarioBundle> for pb::ScenarioBundle {
             weights: bundle.weights.map(|weights| weights.to_string()),
             force: bundle.force,
             passes: bundle.passes.map(Into::into),
+            builds: bundle.builds.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -595,6 +604,7 @@ impl TryFrom<pb::ScenarioBundle> for ScenarioBundle {
             weights: wire.weights.map(|weights| parse("scenario.weights", &weights)).transpose()?,
             force: wire.force,
             passes: wire.passes.map(passes).transpose()?,
+            builds: wire.builds.iter().map(|name| parse("scenario.builds", name)).collect::<Result<_, _>>()?,
         })
     }
 }

@@ -5,6 +5,7 @@
 //! [`load`] and [`render`] is pure.
 
 pub mod chart;
+pub mod compare;
 pub mod dataset;
 pub mod error;
 mod export;

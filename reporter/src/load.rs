@@ -185,7 +185,7 @@ fn by_cell(refused: Vec<RejectedSample>) -> (HashMap<CellHash, Vec<Rejected>>, V
 /// What is known of the worker behind the lease that counts.
 fn facts(cell: &CellRecord, workers: &[WorkerRecord]) -> Option<WorkerFacts> {
     let lease: (&TrialId, Epoch) = (cell.trial.as_ref()?, cell.epoch?);
-    let worker = workers.iter().find(|w| (&w.trial, w.epoch) == lease)?;
+    let worker = workers.iter().find(|w| (&w.trial, w.epoch) == lease && w.facts.build == cell.cell.build)?;
     Some(WorkerFacts {
         engine: worker.facts.engine.clone(),
         weight_bytes: (worker.facts.weight_bytes > 0).then_some(worker.facts.weight_bytes),

@@ -242,18 +242,22 @@ impl CellStats {
 /// A number of each worker process, the median of its repetitions, and `true`; or of each repetition where a single process
 /// measured all of them, and `false`.
 pub fn process_values(samples: &[Sample], per_pass: u32, of: fn(&Repetition) -> Option<f64>) -> (Vec<f64>, bool) {
-    let mut processes = BTreeMap::<u32, Vec<f64>>::new();
-    for sample in samples {
-        let value = of(&Repetition::new(sample, &Metrics::of(sample)));
-        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().extend(value);
-    }
-    let several = processes.len() > 1;
-    let values = processes.into_values();
-    if several {
-        (values.filter_map(|values| median(&sorted(values))).collect(), true)
+    let processes = processes(samples, per_pass);
+    if processes.len() > 1 {
+        let value = |reps: &Vec<Repetition>| median(&sorted(reps.iter().filter_map(of)));
+        (processes.values().filter_map(value).collect(), true)
     } else {
-        (values.flatten().collect(), false)
+        (processes.values().flatten().filter_map(of).collect(), false)
     }
+}
+
+/// Repetitions by the worker process that measured them: number `r` is of process `r / per_pass`.
+pub fn processes(samples: &[Sample], per_pass: u32) -> BTreeMap<u32, Vec<Repetition>> {
+    let mut processes = BTreeMap::<u32, Vec<Repetition>>::new();
+    for sample in samples {
+        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(Repetition::of(sample));
+    }
+    processes
 }
 
 /// The medians of several processes; or the repetitions of a single one, without an interval.

@@ -90,6 +90,7 @@ fn replica(workloads: &[&str]) -> Trial {
     let run: RunId = "r1".parse().unwrap();
     let warmup = Warmup { min_repetitions: 1, max_repetitions: 1, ..Warmup::default() };
     let cell = |name: &&str| TrialCell {
+        build: None,
         hash: CellHash(Digest::of(name.as_bytes())),
         workload: Arc::new(Workload {
             kind: Kind::Generate,

@@ -13,6 +13,7 @@ mod pass;
 mod verdict;
 pub(crate) mod weights;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::failure::FailureKind;
 use regatta_core::fingerprint::Fingerprint;
 use regatta_core::flag::{Flag, Flags};
+use regatta_core::id::BuildName;
 use regatta_core::quality::{self, Quality};
 use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::{Epoch, Trial};
@@ -99,7 +101,7 @@ pub(crate) async fn run(context: &Context, trial: Trial, epoch: Epoch, stop: wat
         stop,
         course,
         began,
-        has_facts: false,
+        has_facts: HashSet::new(),
         machine: Fingerprint::default(),
         watch: None,
         is_hot: true,
@@ -145,8 +147,8 @@ struct Run<'c> {
     course: Course,
     /// When the first pass began.
     began: Instant,
-    /// Whether the first record, about the worker, is written.
-    has_facts: bool,
+    /// Builds of the worker of which the first record, about the worker, is written.
+    has_facts: HashSet<Option<BuildName>>,
     /// The machine and the device as they were at the beginning.
     machine: Fingerprint,
     /// The view of the device while there is a worker.
@@ -163,12 +165,11 @@ impl Run<'_> {
         let context = self.context;
         if let Some(worker) = workers::choose(&context.workers, backend, device) {
             match self.weights(worker).await? {
-                Ok(ready) => self.passes(worker, &ready).await?,
+                Ok(ready) => self.passes(&ready).await?,
                 Err(outcome) => self.end_all(&outcome).await?,
             }
         } else {
-            let reason = format!("no worker for {backend} on {}", self.trial.device);
-            self.end_all(&Outcome::Failed(FailureKind::Unsupported, reason)).await?;
+            self.end_all(&self.no_worker(None)).await?;
         }
         self.finish().await
     }
@@ -202,9 +203,10 @@ impl Run<'_> {
     }
 
     /// Worker after worker, until every cell has ended.
-    async fn passes(&mut self, worker: &Worker, ready: &Ready) -> Result<(), Released> {
+    async fn passes(&mut self, ready: &Ready) -> Result<(), Released> {
         self.machine = self.context.machine.with_device(self.trial.device).await;
         self.began = Instant::now();
+        let context = self.context;
         while !self.course.is_over() {
             self.wait_for_lease().await;
             self.cool_down().await;
@@ -214,9 +216,14 @@ impl Run<'_> {
                 Stop::Cancel => return self.end_all(&Outcome::Cancelled).await,
                 Stop::Leave | Stop::Kill => return Err(Released::by(stop)),
             }
-            match self.pass(worker, ready).await? {
+            let (build, backend, device) = (self.course.build(), self.trial.backend, self.trial.device.kind);
+            let end = match workers::choose_build(&context.workers, build.as_ref(), backend, device) {
+                Some(worker) => self.pass(worker, ready).await?,
+                None => PassEnd::Broken { loading: true, outcome: self.no_worker(build.as_ref()) },
+            };
+            match end {
                 PassEnd::Complete | PassEnd::Stopped => {}
-                PassEnd::Broken { loading: true, outcome } => self.end_all(&outcome).await?,
+                PassEnd::Broken { loading: true, outcome } => self.end_build(&outcome).await?,
                 PassEnd::Broken { loading: false, outcome } => self.end_cell(&outcome).await?,
             }
             for (cell, stopped) in self.course.go_on(self.began.elapsed()) {
@@ -433,7 +440,7 @@ impl Run<'_> {
                 *clock = Clock::start("the cell", self.trial.policy.timeout);
             }
             Step::LoadFailed(outcome) => {
-                self.end_all(&outcome).await?;
+                self.end_build(&outcome).await?;
                 return Ok(Some(Heard::Everything));
             }
             Step::TrialEnded => return Ok(Some(Heard::Everything)),
@@ -470,7 +477,7 @@ impl Run<'_> {
     }
 
     async fn write_facts(&mut self, worker: &Worker, ready: &Ready, loaded: pb::Loaded) -> Result<(), Released> {
-        if self.has_facts {
+        if self.has_facts.contains(&worker.build) {
             return Ok(());
         }
         let fingerprint = fingerprint::with_worker(self.machine.clone(), &worker.info, &loaded.engine, &ready.digest);
@@ -481,9 +488,10 @@ impl Run<'_> {
             weight_bytes: loaded.weight_bytes,
             artifact_digest: ready.digest.clone(),
             fingerprint: fingerprint.into(),
+            build: worker.build.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         self.record(trial_record::Record::Worker(facts)).await?;
-        self.has_facts = true;
+        self.has_facts.insert(worker.build.clone());
         Ok(())
     }
 
@@ -523,6 +531,21 @@ impl Run<'_> {
             Some(cell) => self.record(trial_record::Record::CellEnd(cell_end(cell, outcome))).await,
             None => Ok(()),
         }
+    }
+
+    /// Ends every cell that is left of the build in hand, which has failed before any of them; another one goes on.
+    async fn end_build(&mut self, outcome: &Outcome) -> Result<(), Released> {
+        for cell in self.course.take_build() {
+            self.record(trial_record::Record::CellEnd(cell_end(cell, outcome))).await?;
+        }
+        Ok(())
+    }
+
+    fn no_worker(&self, build: Option<&BuildName>) -> Outcome {
+        let which =
+            build.map_or_else(|| "no worker".to_owned(), |build| format!("no build '{build}' of the worker here"));
+        let reason = format!("{which} for {} on {}", self.trial.backend, self.trial.device);
+        Outcome::Failed(FailureKind::Unsupported, reason)
     }
 
     /// Ends every cell that is left.

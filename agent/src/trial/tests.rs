@@ -88,7 +88,7 @@ impl Scripted {
             simd_cpu: SimdLevel::Baseline,
             optimised: true,
         };
-        Worker { path, info, json: "{}".to_owned() }
+        Worker { build: None, path, info, json: "{}".to_owned() }
     }
 
     fn context(&self) -> Arc<Context> {

@@ -303,7 +303,7 @@ async fn a_trial_that_can_not_be_measured_here_is_rejected_with_a_reason() {
             format: "gguf".to_owned(),
             precision: "f32".to_owned(),
         }),
-        cells: vec![pb::TrialCell { cell_hash: vec![1; 32], workload: Some(workload) }],
+        cells: vec![pb::TrialCell { cell_hash: vec![1; 32], workload: Some(workload), build: String::new() }],
         policy: Some(policy),
         group: None,
     };

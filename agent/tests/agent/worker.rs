@@ -37,6 +37,7 @@ pub(crate) fn worker_folder() -> Option<PathBuf> {
 
 pub(crate) fn trial(names: &[&str], timeout: Duration) -> Trial {
     let cell = |name: &&str| TrialCell {
+        build: None,
         hash: CellHash(Digest::of(name.as_bytes())),
         workload: Arc::new(Workload {
             kind: Kind::Generate,

@@ -224,6 +224,7 @@ pub(crate) mod testing {
             workload: workload.to_owned(),
             replicas: 1,
             replica: 0,
+            build: None,
             state: State::Waiting,
             kind: None,
             detail: String::new(),

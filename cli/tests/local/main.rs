@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod circumstances;
 #[cfg(test)]
+mod compare;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fleet;

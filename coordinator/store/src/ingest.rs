@@ -13,7 +13,7 @@ use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::fingerprint::Fingerprint;
-use regatta_core::id::{RunId, TrialId};
+use regatta_core::id::{BuildName, RunId, TrialId};
 use regatta_core::quality::MAX_REPEATS;
 use regatta_core::sample::{InvalidSample, Sample};
 use regatta_core::trial::{Epoch, TrialState};
@@ -477,8 +477,9 @@ async fn reject(
 async fn insert_worker(db: &mut SqliteConnection, under: Under<'_>, facts: &WorkerFacts) -> Result<(), StoreError> {
     let fingerprint = insert_fingerprint(db, &facts.fingerprint).await?;
     sqlx::query(
-        "INSERT INTO worker_facts (trial_id, epoch, worker, engine, load_ns, weight_bytes, artifact_digest, fingerprint)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO worker_facts (trial_id, epoch, worker, engine, load_ns, weight_bytes, artifact_digest, fingerprint,
+                                   build)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(under.trial.as_str())
     .bind(under.epoch.0)
@@ -489,6 +490,7 @@ async fn insert_worker(db: &mut SqliteConnection, under: Under<'_>, facts: &Work
     .bind(i64::try_from(facts.weight_bytes).unwrap_or(i64::MAX))
     .bind(&facts.artifact_digest)
     .bind(fingerprint.as_ref().map(|hash| hash.as_bytes().as_slice()))
+    .bind(facts.build.as_ref().map_or("", BuildName::as_str))
     .execute(db)
     .await?;
     Ok(())

@@ -12,7 +12,7 @@ use regatta_core::device::{Device, DeviceId};
 use regatta_core::digest::Digest;
 use regatta_core::fingerprint::Fingerprint;
 use regatta_core::fleet::{Labels, Place};
-use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::id::{AgentId, BuildName, RunId, TrialId};
 use regatta_core::passes::Stopped;
 use regatta_core::policy::{Exclusive, Policy};
 use regatta_core::run::RunState;
@@ -152,6 +152,8 @@ pub struct WorkerFacts {
     pub artifact_digest: String,
     /// The circumstances; empty for records of earlier versions.
     pub fingerprint: Fingerprint,
+    /// The build of the worker program, where several were measured in turns.
+    pub build: Option<BuildName>,
 }
 
 /// A trial and where it stands.

@@ -173,6 +173,7 @@ pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
         artifact: artifact(row)?,
         workload: Arc::new(row.json("workload")?),
         replica: row.unsigned32("replica")?,
+        build: row.optional_parsed("build")?,
     };
     let epoch = match row.optional_integer("epoch")? {
         Some(0) | None => None,
@@ -260,6 +261,10 @@ pub(crate) fn worker_record(row: &SqliteRow) -> Result<WorkerRecord, StoreError>
         weight_bytes: row.unsigned("weight_bytes")?,
         artifact_digest: row.text("artifact_digest")?,
         fingerprint: row.optional_json("parts")?.unwrap_or_default(),
+        build: match row.text("build")?.as_str() {
+            "" => None,
+            build => Some(build.parse().map_err(|error| unreadable("worker_facts.build", &error))?),
+        },
     };
     Ok(WorkerRecord { trial: row.parsed("trial_id")?, epoch: row.epoch("epoch")?, facts })
 }

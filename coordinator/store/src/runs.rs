@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use regatta_core::cell::Outcome;
-use regatta_core::id::{AgentId, RunId, TrialId};
+use regatta_core::id::{AgentId, BuildName, RunId, TrialId};
 use regatta_core::matrix::{CellPlan, Matrix, PlannedCell, PlannedTrial};
 use regatta_core::policy::Policy;
 use regatta_core::run::RunState;
@@ -166,8 +166,8 @@ async fn insert_cell(
     };
     sqlx::query(
         "INSERT INTO cells (run_id, cell_hash, ordinal, trial_id, agent_id, device, backend, model, weights, format,
-                            precision, workload, replica, generate, state, detail, ended_epoch, ended_at_unix_ns)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                            precision, workload, replica, build, generate, state, detail, ended_epoch, ended_at_unix_ns)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(run.as_str())
     .bind(planned.hash.0.as_bytes().as_slice())
@@ -182,6 +182,7 @@ async fn insert_cell(
     .bind(cell.artifact.precision.as_str())
     .bind(to_json("cells.workload", cell.workload.as_ref())?)
     .bind(cell.replica)
+    .bind(cell.build.as_ref().map(BuildName::as_str))
     .bind(cell.workload.generate)
     .bind(if skipped.is_some() { "skipped" } else { "waiting" })
     .bind(skipped)

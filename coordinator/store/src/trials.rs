@@ -207,13 +207,18 @@ async fn load(db: &mut SqliteConnection, row: &sqlx::sqlite::SqliteRow) -> Resul
         .fetch_one(&mut *db)
         .await?
         .json("policy")?;
-    let rows =
-        sqlx::query("SELECT cell_hash, workload FROM cells WHERE trial_id = ? AND state = 'waiting' ORDER BY ordinal")
-            .bind(id.as_str())
-            .fetch_all(&mut *db)
-            .await?;
+    let rows = sqlx::query(
+        "SELECT cell_hash, workload, build FROM cells WHERE trial_id = ? AND state = 'waiting' ORDER BY ordinal",
+    )
+    .bind(id.as_str())
+    .fetch_all(&mut *db)
+    .await?;
     let cell = |row: &sqlx::sqlite::SqliteRow| -> Result<TrialCell, StoreError> {
-        Ok(TrialCell { hash: CellHash(row.digest("cell_hash")?), workload: Arc::new(row.json("workload")?) })
+        Ok(TrialCell {
+            hash: CellHash(row.digest("cell_hash")?),
+            workload: Arc::new(row.json("workload")?),
+            build: row.optional_parsed("build")?,
+        })
     };
     Ok(Trial {
         id,

@@ -50,6 +50,7 @@ fn scenario(selectors: &[&str]) -> Scenario {
         devices: selectors.iter().map(|text| text.parse().unwrap()).collect(),
         workloads: workloads(2),
         policy: Policy::default(),
+        builds: vec![],
         fleet: Fleet::default(),
     }
 }
@@ -351,6 +352,26 @@ fn large_matrices_need_a_word() {
     assert_eq!(check_size(&large, &devices, 12_480), Ok(12_480));
     let vast = Scenario { models: models(1000), workloads: workloads(1000), ..large };
     assert_snapshot!(check_size(&vast, &devices, MAX_CELLS_LARGE).unwrap_err(), @"4,000,000 cells > 1,000,000: narrow the scenario");
+}
+
+#[test]
+fn builds_have_cells_of_their_own_and_share_a_trial() {
+    let devices = [device("a", "cpu", &BackendKind::PUBLIC)];
+    let one = expand(&scenario(&["all"]), &devices);
+    let builds = ["base", "candidate"].map(|name| name.parse().unwrap()).to_vec();
+    let both = Scenario { builds, ..scenario(&["all"]) };
+    let two = expand(&both, &devices);
+    assert_eq!((two.cells.len(), two.trials.len()), (2 * one.cells.len(), one.trials.len()));
+    assert_eq!(count(&both, &devices), two.cells.len());
+    for trial in &two.trials {
+        let named = |cell: &PlannedCell| cell.cell.build.as_ref().map(ToString::to_string).unwrap();
+        let builds: Vec<_> = two.cells[trial.cells.clone()].iter().map(named).collect();
+        assert_eq!(builds, ["base", "candidate", "base", "candidate"]);
+    }
+    let hashes: BTreeSet<_> = two.cells.iter().chain(&one.cells).map(|planned| planned.hash).collect();
+    assert_eq!(hashes.len(), two.cells.len() + one.cells.len());
+    assert!(two.cells.iter().all(|planned| planned.hash == planned.cell.hash()));
+    assert_ne!(one.trials[0].work, two.trials[0].work, "it takes twice as long");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use crate::artifact::{Precision, Weights};
 use crate::backend::BackendKind;
 use crate::document::{At, Report, closest, did_you_mean, grouped, quoted};
 use crate::fleet::{Fleet, Placement};
-use crate::id::{ModelId, WorkloadName, name_rule, shown};
+use crate::id::{BuildName, ModelId, WorkloadName, name_rule, shown};
 use crate::model::{self, Model};
-use crate::policy::{Exclusive, Policy};
+use crate::policy::{Exclusive, Passes, Policy};
 use crate::workload::{DEFAULT_PROMPT_SEED, Kind, Prompt, Workload};
 
 /// The name of the model manifest in messages.
@@ -57,6 +57,7 @@ pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &Scena
     }
     let prompts = Prompts { report, weights, files: &bundle.prompts, bytes: Cell::new(0) };
     let workloads = workloads(report, &file.workloads, &prompts, &models);
+    check_builds(report, &bundle.builds, &workloads);
     let fleet = fleet(report, &file.fleet);
     let exclusive = exclusive(report, &file.fleet);
     Some(Scenario {
@@ -71,11 +72,40 @@ pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &Scena
         policy: Policy {
             exclusive,
             force: bundle.force,
-            passes: bundle.passes.unwrap_or(file.policy.passes),
+            passes: passes(bundle, file.policy.passes),
             ..file.policy.clone()
         },
+        builds: bundle.builds.clone(),
         fleet,
     })
+}
+
+/// Worker processes for each build, unless somebody asks for another number.
+const PAIRS: u32 = 10;
+
+/// How many worker processes measure each cell. Builds that are measured in turns are measured equally often, so a number is
+/// fixed beforehand.
+fn passes(bundle: &ScenarioBundle, of_file: Passes) -> Passes {
+    if bundle.builds.is_empty() {
+        return bundle.passes.unwrap_or(of_file);
+    }
+    Passes::fixed(bundle.passes.map_or(of_file.min.max(PAIRS), |passes| passes.min))
+}
+
+fn check_builds(report: &Report<'_>, builds: &[BuildName], workloads: &[Arc<Workload>]) {
+    let named: Vec<&str> = builds.iter().map(BuildName::as_str).collect();
+    match builds {
+        [] => return,
+        [base, candidate] if base != candidate => {}
+        _ => {
+            let rule = format!("builds of the worker in turns: two with different names, not {}", named.join(" and "));
+            report.rule(None, "", rule, Some("give --worker base=FILE --worker candidate=FILE".to_owned()));
+        }
+    }
+    if let Some(workload) = workloads.iter().find(|workload| workload.replicas > 1) {
+        let rule = format!("workload {} has replicas, which can't be measured in turns by two builds", workload.name);
+        report.rule(None, "", rule, Some("leave the workloads with replicas out".to_owned()));
+    }
 }
 
 fn values<T>(list: Vec<At<T>>) -> Vec<T> {

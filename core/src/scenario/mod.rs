@@ -23,6 +23,7 @@ use crate::backend::BackendKind;
 use crate::device::{DeviceId, DeviceKind, InvalidDevice};
 use crate::document::{Report, check_text, grouped};
 use crate::fleet::Fleet;
+use crate::id::BuildName;
 use crate::model::Model;
 use crate::policy::{Passes, Policy};
 use crate::workload::Workload;
@@ -49,6 +50,9 @@ pub struct ScenarioBundle {
     /// How many worker processes measure each cell, chosen on the command line in place of the scenario's choice.
     #[serde(default)]
     pub passes: Option<Passes>,
+    /// Names of builds of the worker program that measure every cell in turns, chosen on the command line: two, or none.
+    #[serde(default)]
+    pub builds: Vec<BuildName>,
 }
 
 /// A scenario that has passed every check which needs no device.
@@ -72,6 +76,8 @@ pub struct Scenario {
     pub workloads: Vec<Arc<Workload>>,
     /// How to measure.
     pub policy: Policy,
+    /// Builds of the worker program that measure every cell in turns: two, or none.
+    pub builds: Vec<BuildName>,
     /// Where.
     pub fleet: Fleet,
 }

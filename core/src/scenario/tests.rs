@@ -37,6 +37,7 @@ fn bundle(text: impl Into<String>) -> ScenarioBundle {
         weights: None,
         force: false,
         passes: None,
+        builds: vec![],
     }
 }
 
@@ -203,6 +204,30 @@ fn passes_are_a_number_a_word_or_a_table() {
     assert_snapshot!(passes("policy.passes = \"six\"").unwrap_err(), @r#"scenario.toml:7: policy.passes = "six": is a number, "adaptive", or a table of min, max, within and budget"#);
     assert_snapshot!(passes("policy.passes = 0").unwrap_err(), @"scenario.toml:7: policy.passes = 0: must be 1 to 1,000");
     assert_snapshot!(passes("policy.passes = { min = 40 }").unwrap_err(), @"scenario.toml:7: policy.passes: min 40 > max 30; set both (defaults 6, 30)");
+}
+
+#[test]
+fn two_builds_are_measured_equally_often_and_nothing_else_makes_a_pair() {
+    let with = |names: &[&str], passes: Option<Passes>, more: &str| {
+        let builds = names.iter().map(|name| name.parse().unwrap()).collect();
+        let text = format!("{HEAD}{more}\n{WORKLOAD}");
+        let scenario = parse(&ScenarioBundle { passes, builds, ..bundle(text) });
+        scenario.map(|scenario| scenario.policy.passes).map_err(|errors| errors.to_string())
+    };
+    let both = ["base", "candidate"];
+    assert_eq!(with(&both, None, ""), Ok(Passes::fixed(10)));
+    assert_eq!(with(&both, None, "policy.passes = 20"), Ok(Passes::fixed(20)));
+    assert_eq!(with(&both, None, "policy.passes = \"adaptive\""), Ok(Passes::fixed(10)));
+    assert_eq!(with(&both, Some(Passes::fixed(6)), ""), Ok(Passes::fixed(6)), "as asked for");
+    for names in [&["base"][..], &["base", "base"], &["a", "b", "c"]] {
+        let error = with(names, None, "").unwrap_err();
+        assert!(error.contains("two with different names") && error.contains("--worker base=FILE"), "{error}");
+    }
+    let replicas = parse(&ScenarioBundle {
+        builds: both.map(|name| name.parse().unwrap()).to_vec(),
+        ..bundle(format!("{HEAD}{WORKLOAD}replicas = 2\n"))
+    });
+    assert!(replicas.unwrap_err().to_string().contains("can't be measured in turns"));
 }
 
 #[test]

@@ -175,6 +175,9 @@ pub struct TrialCell {
     pub cell_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, optional, tag = "2")]
     pub workload: ::core::option::Option<Workload>,
+    /// The build of the worker program that is to measure it. Empty unless several are measured in turns.
+    #[prost(string, tag = "3")]
+    pub build: ::prost::alloc::string::String,
 }
 /// The times of one repetition, in nanoseconds since the prompt was handed over, from one monotonic clock.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -837,6 +840,9 @@ pub struct WorkerFacts {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The build of the worker program. Empty unless several are measured in turns.
+    #[prost(string, tag = "7")]
+    pub build: ::prost::alloc::string::String,
 }
 /// Everything up to this sequence number is committed to disk.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1302,6 +1308,9 @@ pub struct ScenarioBundle {
     /// How many worker processes measure each cell, in place of the scenario's choice.
     #[prost(message, optional, tag = "7")]
     pub passes: ::core::option::Option<Passes>,
+    /// Names of builds of the worker program that measure every cell in turns: two, or none.
+    #[prost(string, repeated, tag = "8")]
+    pub builds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitRunResponse {
@@ -1478,6 +1487,9 @@ pub struct Cell {
     /// Kind of failure, where the state is "failed".
     #[prost(string, optional, tag = "16")]
     pub kind: ::core::option::Option<::prost::alloc::string::String>,
+    /// The build of the worker program that measures it. Empty unless several are measured in turns.
+    #[prost(string, tag = "17")]
+    pub build: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportRunRequest {

@@ -5,6 +5,7 @@
 //! | `run`, `cell` | run id; the cell's hash, the same for the same cell in other runs |
 //! | `agent`, `device`, `backend`, `model`, `weights`, `format`, `precision`, `workload` | the cell |
 //! | `replicas`, `replica` | devices that did it at the same time; the position of this one, from 0 |
+//! | `build` | of the worker that measured it, where several are measured in turns |
 //! | `kind`, `depth` | of the workload: `generate`, or forward passes alone; tokens in the cache before |
 //! | `prompt_tokens`, `generated_tokens`, `batch` | per sequence; sequences side by side |
 //! | `repetition`, `pass`, `epoch` | from 0, through all passes; the worker process, from 0; the lease |
@@ -38,7 +39,7 @@ use crate::error::Result;
 use crate::stats::{Repetition, ms};
 use crate::text;
 
-const COLUMNS: [&str; 61] = [
+const COLUMNS: [&str; 62] = [
     "run",
     "cell",
     "agent",
@@ -51,6 +52,7 @@ const COLUMNS: [&str; 61] = [
     "workload",
     "replicas",
     "replica",
+    "build",
     "kind",
     "depth",
     "prompt_tokens",
@@ -144,6 +146,7 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         cell.workload.name.to_string(),
         cell.workload.replicas.to_string(),
         cell.replica.to_string(),
+        cell.build.as_ref().map(ToString::to_string).unwrap_or_default(),
         cell.workload.kind.as_str().to_owned(),
         cell.workload.kind.depth().to_string(),
         sample.prompt_tokens.to_string(),

@@ -33,6 +33,8 @@ struct RawSample {
     label: String,
     replicas: u32,
     replica: u32,
+    /// The build of the worker that measured it, where several are measured in turns.
+    build: Option<String>,
     /// The group's name; the same for replicas that were measured together.
     group: Option<String>,
     start_skew_ns: Option<u64>,
@@ -106,6 +108,7 @@ fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSam
         label: text::label(&label),
         replicas: cell.workload.replicas,
         replica: cell.replica,
+        build: cell.build.as_ref().map(ToString::to_string),
         group: result.group.as_ref().map(ToString::to_string),
         start_skew_ns: result.start_skew_ns(sample),
         kind: cell.workload.kind.as_str(),

@@ -146,7 +146,7 @@ fn problems(out: &mut String, run: &RunView) {
 }
 
 /// Text that Markdown takes as text, and that calls nobody.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -4,7 +4,7 @@ mod bmf;
 pub(crate) mod csv;
 mod json;
 mod junit;
-mod markdown;
+pub(crate) mod markdown;
 mod measured;
 mod mlperf_client;
 mod perfherder;

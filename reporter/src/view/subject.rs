@@ -1,5 +1,5 @@
 //! Subjects: a run's cells grouped by what may be compared directly, one model with one kind of weights on one device, either
-//! end to end or forward passes alone.
+//! end to end or forward passes alone, and by one build of the worker.
 
 use regatta_core::artifact::{ArtifactRef, Precision, Weights};
 use regatta_core::backend::BackendKind;
@@ -102,7 +102,8 @@ fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
 fn same(a: &Cell, b: &Cell) -> bool {
     let key = |artifact: &ArtifactRef| (artifact.model.clone(), artifact.weights);
     let kernel = |cell: &Cell| cell.workload.kind.is_kernel();
-    (&a.agent, a.device, kernel(a)) == (&b.agent, b.device, kernel(b)) && key(&a.artifact) == key(&b.artifact)
+    (&a.agent, a.device, &a.build, kernel(a)) == (&b.agent, b.device, &b.build, kernel(b))
+        && key(&a.artifact) == key(&b.artifact)
 }
 
 impl<'a> Subject<'a> {
@@ -118,9 +119,11 @@ impl<'a> Subject<'a> {
         format!("{} on {}{name} of {}{}", cell.artifact.model, cell.device, cell.agent, self.timed())
     }
 
-    /// `, forward passes alone`, where that is what is timed.
-    fn timed(&self) -> &'static str {
-        if self.is_kernel() { ", forward passes alone" } else { "" }
+    /// `, forward passes alone`, where that is what is timed; `, build candidate`, where builds are measured in turns.
+    fn timed(&self) -> String {
+        let timed = if self.is_kernel() { ", forward passes alone" } else { "" };
+        let build = self.cell().build.as_ref().map(|build| format!(", build {build}")).unwrap_or_default();
+        format!("{timed}{build}")
     }
 
     /// Whether forward passes alone are timed.
@@ -136,9 +139,10 @@ impl<'a> Subject<'a> {
 
     /// A short unique name within the run.
     pub(super) fn key(&self) -> String {
-        let Cell { agent, device, artifact, .. } = self.cell();
+        let Cell { agent, device, artifact, build, .. } = self.cell();
         let timed = if self.is_kernel() { " kernel" } else { "" };
-        format!("{agent} {device} {} {}{timed}", artifact.model, artifact.weights)
+        let build = build.as_ref().map(|build| format!(" {build}")).unwrap_or_default();
+        format!("{agent} {device} {} {}{timed}{build}", artifact.model, artifact.weights)
     }
 
     pub(super) fn is_synthetic(&self) -> bool {
@@ -212,6 +216,7 @@ impl<'a> Measured<'a> {
             1 => String::new(),
             replicas => format!(" · replica {replica} of {replicas}"),
         };
-        format!("{} · {} · {}{replica}", self.backend(), self.precision(), workload.name)
+        let build = self.result.cell.build.as_ref().map(|build| format!(" · build {build}")).unwrap_or_default();
+        format!("{} · {} · {}{replica}{build}", self.backend(), self.precision(), workload.name)
     }
 }

@@ -133,6 +133,7 @@ fn cells_of(plan: &Plan, agent: &str, weights: Weights, workloads: &[(&str, u32,
                         replicas: 1,
                     }),
                     replica: 0,
+                    build: None,
                 };
                 cells.push(measured(cell, plan.repetitions));
             }
@@ -439,6 +440,7 @@ fn replica(hosts: [&str; 2], backend: BackendKind, precision: Precision, replica
             replicas,
         }),
         replica,
+        build: None,
     }
 }
 
@@ -559,6 +561,7 @@ fn swept(
     (prompt, generate, batch): (u32, u32, u32),
 ) -> Option<CellResult> {
     let cell = Cell {
+        build: None,
         agent: agent.parse().unwrap(),
         device: "cuda:0".parse().unwrap(),
         backend,

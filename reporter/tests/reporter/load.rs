@@ -65,6 +65,7 @@ fn submission(run: &Run) -> NewRun {
             weights: None,
             force: false,
             passes: None,
+            builds: vec![],
         },
         policy: Policy::default(),
         matrix: Matrix { cells, trials: vec![trial] },
@@ -81,6 +82,7 @@ fn submission(run: &Run) -> NewRun {
 /// Everything that the worker sends for the first cell, and a record that nobody understands.
 fn batch(run: &Run, trial: &TrialId, epoch: Epoch) -> Batch {
     let worker = WorkerFacts {
+        build: None,
         worker: serde_json::to_string(&run.hosts[0].workers[0]).unwrap(),
         engine: "llama.cpp b8146".to_owned(),
         load_ns: 1_000_000,

@@ -7,6 +7,7 @@ mod bare;
 mod browser;
 mod charts;
 mod common;
+mod compare;
 mod exchange;
 mod identity;
 mod load;

@@ -80,6 +80,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
             artifact: artifact.clone(),
             workload: Arc::new(workload),
             replica: 0,
+            build: None,
         };
         PlannedCell { hash: cell.hash(), cell, plan }
     };
@@ -107,6 +108,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
             weights: None,
             force: false,
             passes: None,
+            builds: vec![],
         },
         policy: Policy { repetitions: REPETITIONS, ..Policy::default() },
         matrix: Matrix { cells: all, trials },
@@ -202,6 +204,7 @@ pub(crate) fn worker_record() -> Record {
     record(Content::Worker(WorkerFacts {
         worker: "{}".to_owned(),
         engine: "fake 1".to_owned(),
+        build: None,
         load_ns: 5,
         weight_bytes: 6,
         artifact_digest: "ab".to_owned(),

@@ -95,5 +95,6 @@ pub(crate) fn sample(cell: &TrialCell, epoch: Epoch, repetition: u32) -> pb::Sam
         peak_rss_bytes: None,
         threads: 1,
         flags: Vec::new(),
+        video_memory: None,
     }
 }

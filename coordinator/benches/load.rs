@@ -437,6 +437,7 @@ fn sample(cell: &[u8], epoch: u32, repetition: u32) -> pb::Sample {
         peak_rss_bytes: Some(1_400_000_000),
         threads: 2,
         flags: vec!["synthetic_weights".to_owned()],
+        video_memory: None,
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Flag {
     HostBound,
     /// A source of telemetry could not be read any more.
     TelemetryLost,
+    /// The worker's data had to leave the device's memory for the host's.
+    MemorySpilled,
     /// The device was still at work when the last time was taken: the backend forgot to wait for it.
     NotWaitedFor,
     /// Repetitions got steadily slower, or faster. Told of a cell, not of a sample.
@@ -57,7 +59,7 @@ pub enum Flag {
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -79,6 +81,7 @@ impl Flag {
         Self::SyncBoost,
         Self::HostBound,
         Self::TelemetryLost,
+        Self::MemorySpilled,
         Self::NotWaitedFor,
         Self::Trend,
     ];
@@ -107,6 +110,7 @@ impl Flag {
             Self::SyncBoost => "sync_boost",
             Self::HostBound => "host_bound",
             Self::TelemetryLost => "telemetry_lost",
+            Self::MemorySpilled => "memory_spilled",
             Self::NotWaitedFor => "not_waited_for",
             Self::Trend => "trend",
         }
@@ -138,6 +142,7 @@ impl Flag {
             Self::SyncBoost => "the device kept the clock of other devices in its group",
             Self::HostBound => "the device had nothing to do for part of the time: it waited for the host",
             Self::TelemetryLost => "a source of telemetry failed: what it would tell is missing, not zero",
+            Self::MemorySpilled => "data left the device's memory for the host's, which is many times slower",
             Self::NotWaitedFor => {
                 "the device was still at work when the clock was stopped: its times are too short, kept, not charted"
             }

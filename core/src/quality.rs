@@ -7,6 +7,7 @@
 //! | slowed down by the driver for heat, more than 1 % of the time | suspect |
 //! | clock varies by more than 3 % | suspect |
 //! | within 5 °C of the temperature at which the device slows itself down | suspect |
+//! | more than 16 MiB were moved from the device's memory to the host's since the weights were loaded, or it has more than its budget | suspect |
 //! | others take more than half a core, fewer bus lanes than there are, battery, power saving | suspect |
 //! | the clock of a group of devices is kept, the device waits for the host | suspect |
 //!
@@ -27,6 +28,8 @@ const MAX_THERMAL_SHARE: f64 = 0.01;
 const MAX_CLOCK_CV: f64 = 0.03;
 /// Nearer to the limit than this, in degrees Celsius, is hot.
 const MIN_HEADROOM_C: f64 = 5.0;
+/// Buffers to send from come and go; this much more of the host's memory, in bytes, is something else.
+const MAX_SPILLED: u64 = 16 << 20;
 /// More load by others than this, in cores, disturbs.
 const MAX_LOAD_BY_OTHERS: f64 = 0.5;
 
@@ -49,6 +52,7 @@ pub fn classify(telemetry: &Telemetry) -> Quality {
         (Flag::ThermalThrottling, throttled_by_heat(telemetry)),
         (Flag::UnsteadyClock, telemetry.clock_cv.is_some_and(|cv| cv > MAX_CLOCK_CV)),
         (Flag::NearHeatLimit, hot(telemetry)),
+        (Flag::MemorySpilled, spilled(telemetry)),
         (Flag::BusyHost, telemetry.load_by_others.is_some_and(|cores| cores > MAX_LOAD_BY_OTHERS)),
         (Flag::NarrowBus, telemetry.pcie.is_some_and(|pcie| pcie.width < pcie.max_width)),
         (Flag::OnBattery, telemetry.on_battery == Some(true)),
@@ -67,6 +71,12 @@ fn throttled_by_heat(telemetry: &Telemetry) -> bool {
 fn hot(telemetry: &Telemetry) -> bool {
     let limit = telemetry.temperature_c.zip(telemetry.temperature_limit_c);
     limit.is_some_and(|(temperature, limit)| temperature >= limit - MIN_HEADROOM_C)
+}
+
+fn spilled(telemetry: &Telemetry) -> bool {
+    let over_budget =
+        telemetry.own_memory_bytes.zip(telemetry.memory_budget_bytes).is_some_and(|(own, most)| own > most);
+    over_budget || telemetry.spilled_bytes.is_some_and(|bytes| bytes > MAX_SPILLED)
 }
 
 impl Quality {
@@ -115,6 +125,7 @@ fn is_suspicious(flag: Flag) -> bool {
         Flag::ThermalThrottling
             | Flag::UnsteadyClock
             | Flag::NearHeatLimit
+            | Flag::MemorySpilled
             | Flag::BusyHost
             | Flag::NarrowBus
             | Flag::OnBattery
@@ -178,6 +189,13 @@ mod tests {
             (judged(|t| t.temperature_c = Some(99.0)), Quality::Valid),
             (judged(|t| t.load_by_others = Some(0.5)), Quality::Valid),
             (judged(|t| t.load_by_others = Some(0.51)), suspect(Flag::BusyHost)),
+            (judged(|t| t.spilled_bytes = Some(16 << 20)), Quality::Valid),
+            (judged(|t| t.spilled_bytes = Some((16 << 20) + 1)), suspect(Flag::MemorySpilled)),
+            (judged(|t| (t.own_memory_bytes, t.memory_budget_bytes) = (Some(8), Some(8))), Quality::Valid),
+            (
+                judged(|t| (t.own_memory_bytes, t.memory_budget_bytes) = (Some(9), Some(8))),
+                suspect(Flag::MemorySpilled),
+            ),
             (judged(|t| t.pcie = pcie(16)), Quality::Valid),
             (judged(|t| t.pcie = pcie(8)), suspect(Flag::NarrowBus)),
             (judged(|t| t.on_battery = Some(true)), suspect(Flag::OnBattery)),

@@ -216,6 +216,13 @@ pub struct Telemetry {
     /// Its memory in use by the worker process at most, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_memory_bytes: Option<u64>,
+    /// What the worker process may have in the device's memory, in bytes. Told by the worker, on Windows only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget_bytes: Option<u64>,
+    /// By how much what it has in the host's memory for the device has grown since the weights were loaded, in bytes. Told
+    /// by the worker, on Windows only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spilled_bytes: Option<u64>,
     /// Processes that computed on it and are not the worker, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foreign_processes: Option<u32>,
@@ -271,6 +278,8 @@ pub fn summarise(readings: &[(u64, Reading)], start: u64, end: u64) -> Option<Te
         memory_used_bytes: window.around().filter_map(|r| r.memory_used_bytes).max(),
         memory_baseline_bytes: None,
         own_memory_bytes: window.around().filter_map(|r| r.own_memory_bytes).max(),
+        memory_budget_bytes: None,
+        spilled_bytes: None,
         foreign_processes: window.around().filter_map(|r| r.foreign_processes).max(),
         pcie: window.last(|r| r.pcie),
         cool_down_ns: None,

@@ -347,6 +347,7 @@ impl From<&Sample> for pb::Sample {
             peak_rss_bytes: sample.peak_rss_bytes,
             threads: sample.threads,
             flags: sample.flags.iter().map(ToString::to_string).collect(),
+            video_memory: None,
         }
     }
 }
@@ -428,6 +429,8 @@ impl From<&Telemetry> for pb::Telemetry {
                 max_width: pcie.max_width,
             }),
             cool_down_ns: telemetry.cool_down_ns,
+            memory_budget_bytes: telemetry.memory_budget_bytes,
+            spilled_bytes: telemetry.spilled_bytes,
         }
     }
 }
@@ -481,6 +484,8 @@ impl TryFrom<pb::Telemetry> for Telemetry {
                 max_width: pcie.max_width,
             }),
             cool_down_ns: wire.cool_down_ns,
+            memory_budget_bytes: wire.memory_budget_bytes,
+            spilled_bytes: wire.spilled_bytes,
         })
     }
 }
@@ -678,6 +683,8 @@ mod tests {
             foreign_processes: Some(0),
             pcie: Some(Pcie { generation: 21, max_generation: 22, width: 23, max_width: 24 }),
             cool_down_ns: Some(25),
+            memory_budget_bytes: Some(26),
+            spilled_bytes: Some(27),
         }
     }
 

@@ -19,7 +19,7 @@ const SCRIPT: &str = include_str!("../assets/report.js");
 const WHOLE: usize = 800_000;
 
 /// Bytes of charts of a page that can't hold all: one of hundreds is looked at by nobody, and heavy.
-const PART: usize = 500_000;
+const PART: usize = 400_000;
 
 #[derive(Template)]
 #[template(path = "report.html")]

@@ -18,3 +18,4 @@ pub mod process;
 pub mod prompt;
 pub mod run;
 pub mod tokenizer;
+mod video_memory;

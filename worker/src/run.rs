@@ -38,6 +38,7 @@ use crate::backend::{Backend, BackendError, Info, Load, load};
 use crate::measure::{self, Conditions, Halt, Observer};
 use crate::prompt::Input;
 use crate::tokenizer::Tokenizer;
+use crate::video_memory::VideoMemory;
 use crate::{cpu, process};
 
 /// The longest reason in a frame, in bytes.
@@ -270,6 +271,8 @@ struct Loaded {
     load_ns: u64,
     flags: Flags,
     room: Room,
+    /// Of a device that only this process can ask.
+    video_memory: Option<VideoMemory>,
 }
 
 /// The memory preflight with what is free at this moment.
@@ -331,7 +334,9 @@ impl Loaded {
         let backend = load(&request)?;
         let load_ns = nanoseconds(start.elapsed());
         let tokenizer = tokenizer(&request)?;
-        Ok(Self { info: backend.info(), backend, tokenizer, load_ns, flags: flags(assignment), room })
+        let video_memory = VideoMemory::of(trial.device);
+        let (info, flags) = (backend.info(), flags(assignment));
+        Ok(Self { info, backend, tokenizer, load_ns, flags, room, video_memory })
     }
 
     fn measure(&mut self, assignment: &Assignment, cell: &TrialCell, link: &mut Link) -> Result<(), Halt> {
@@ -359,7 +364,8 @@ impl Loaded {
         };
         let in_group = assignment.trial.group.as_ref().is_some_and(|group| group.replicas > 1);
         let barrier = in_group.then(|| cell.hash.0.as_bytes().to_vec());
-        let mut reporter = Reporter { link, fault, ledger, repetitions, weight_bytes, barrier };
+        let video_memory = self.video_memory.as_ref();
+        let mut reporter = Reporter { link, fault, ledger, repetitions, weight_bytes, barrier, video_memory };
         let mut session = self.backend.open(&input.plan)?;
         measure::measure(&mut *session, &input, self.tokenizer.as_ref(), &conditions, &mut reporter)
     }
@@ -406,6 +412,7 @@ struct Reporter<'l> {
     weight_bytes: u64,
     /// The cell, as messages name it, where its repetitions begin together with those of other replicas.
     barrier: Option<Vec<u8>>,
+    video_memory: Option<&'l VideoMemory>,
 }
 
 impl Observer for Reporter<'_> {
@@ -434,7 +441,8 @@ impl Observer for Reporter<'_> {
         if let Some(ledger) = &mut self.ledger {
             ledger.given(&sample).map_err(BackendError::engine)?;
         }
-        self.link.send(from_worker::Message::Sample((&sample).into()))?;
+        let video_memory = self.video_memory.and_then(VideoMemory::read);
+        self.link.send(from_worker::Message::Sample(pb::Sample { video_memory, ..(&sample).into() }))?;
         self.link.samples += 1;
         let answer = self.link.wait();
         // Told to stop instead, nobody knows whether the agent has read it yet.

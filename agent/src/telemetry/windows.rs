@@ -1,7 +1,7 @@
 //! Windows: memory and engines of GPUs by process, through its performance counters (PDH), and its battery.
 //!
 //! The counters come from the system's own scheduler and know every interface, CUDA too. Adapters are numbered as DXGI does it,
-//! which is the numbering of DirectML. How much of a budget a worker may use only the worker itself can ask: that is not here.
+//! which is the numbering of DirectML. What a worker may use of a device's memory only the worker itself can ask: `worker/src/video_memory.rs`.
 //! Whether Windows saves power is told by its battery saver.
 
 #![expect(unsafe_code, reason = "C functions that have no safe wrapper")]

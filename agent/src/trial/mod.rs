@@ -128,6 +128,17 @@ impl Released {
     }
 }
 
+/// Adds what only the worker could tell of the device's memory. The worker's own word goes before what others see of it.
+fn with_video_memory(telemetry: Telemetry, told: Option<pb::VideoMemory>) -> Telemetry {
+    let Some(told) = told else { return telemetry };
+    Telemetry {
+        own_memory_bytes: Some(told.local_bytes),
+        memory_budget_bytes: Some(told.budget_bytes),
+        spilled_bytes: Some(told.spilled_bytes),
+        ..telemetry
+    }
+}
+
 /// How one worker process's pass ended.
 enum PassEnd {
     /// It said all there was to say.
@@ -500,7 +511,7 @@ impl Run<'_> {
         let duration_ns = sample.times.as_ref()?.end_ns;
         let seen = self.watch.as_ref()?.repetition(duration_ns).await?;
         let cool_down_ns = u64::try_from(self.cooled.as_nanos()).ok().filter(|ns| *ns > 0);
-        Some(Telemetry { cool_down_ns, ..seen })
+        Some(with_video_memory(Telemetry { cool_down_ns, ..seen }, sample.video_memory))
     }
 
     /// Spools a sample; one that is too large for any message is the worker's fault.
@@ -756,6 +767,7 @@ fn surroundings(telemetry: Option<&Telemetry>, conditions: &Flags) -> Flags {
 /// A sample with what was seen around it and what is to be said of that.
 fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, flags: &Flags) -> Vec<u8> {
     sample.flags.extend(flags.iter().map(ToString::to_string));
+    sample.video_memory = None;
     let record = Some(trial_record::Record::Sample(sample));
     pb::TrialRecord { record, telemetry: telemetry.map(Into::into) }.encode_to_vec()
 }

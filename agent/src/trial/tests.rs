@@ -378,3 +378,18 @@ async fn a_trial_that_is_cancelled_while_loading_ends_all_cells() {
     assert_eq!(end, End::Finished);
     assert_records(&records(&context, &trial).await, &["a cancelled", "b cancelled"]);
 }
+
+#[test]
+fn what_only_a_worker_can_tell_of_its_memory_goes_before_what_others_see() {
+    let seen = Telemetry { own_memory_bytes: Some(1), foreign_processes: Some(0), ..Telemetry::default() };
+    assert_eq!(with_video_memory(seen.clone(), None), seen);
+    let told = pb::VideoMemory { local_bytes: 9, budget_bytes: 8, spilled_bytes: 7 };
+    let expected = Telemetry {
+        own_memory_bytes: Some(9),
+        memory_budget_bytes: Some(8),
+        spilled_bytes: Some(7),
+        foreign_processes: Some(0),
+        ..Telemetry::default()
+    };
+    assert_eq!(with_video_memory(seen, Some(told)), expected);
+}

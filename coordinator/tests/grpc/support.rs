@@ -305,6 +305,7 @@ pub(crate) fn sample(cell_hash: &[u8], epoch: u32, repetition: u32) -> pb::Sampl
         peak_rss_bytes: None,
         threads: 2,
         flags: vec!["fake_backend".to_owned()],
+        video_memory: None,
     }
 }
 

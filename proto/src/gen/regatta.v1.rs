@@ -245,6 +245,22 @@ pub struct Sample {
     /// What must be said beside its numbers.
     #[prost(string, repeated, tag = "15")]
     pub flags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// From worker to agent only, which puts it into the telemetry. Absent where only an agent can tell.
+    #[prost(message, optional, tag = "16")]
+    pub video_memory: ::core::option::Option<VideoMemory>,
+}
+/// Memory of a GPU as its own process sees it: Windows tells nobody else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VideoMemory {
+    /// What the process has in the device's own memory, in bytes.
+    #[prost(uint64, tag = "1")]
+    pub local_bytes: u64,
+    /// What Windows lets it have there, in bytes.
+    #[prost(uint64, tag = "2")]
+    pub budget_bytes: u64,
+    /// By how much what it has in the host's memory for the device has grown since the weights were loaded, in bytes.
+    #[prost(uint64, tag = "3")]
+    pub spilled_bytes: u64,
 }
 /// What the surroundings of one repetition were like. Absent: no source told; never zero in its place.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -320,6 +336,12 @@ pub struct Telemetry {
     /// How long the worker process was not started because the device was hot, in nanoseconds.
     #[prost(uint64, optional, tag = "24")]
     pub cool_down_ns: ::core::option::Option<u64>,
+    /// What the worker process may have in the device's own memory, in bytes. Windows only.
+    #[prost(uint64, optional, tag = "25")]
+    pub memory_budget_bytes: ::core::option::Option<u64>,
+    /// By how much what it has in the host's memory for the device has grown since the weights were loaded, in bytes. Windows only.
+    #[prost(uint64, optional, tag = "26")]
+    pub spilled_bytes: ::core::option::Option<u64>,
 }
 /// The smallest, the middle and the largest of some values.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod matrix;
 pub mod metrics;
 pub mod model;
+pub mod nightly;
 pub mod passes;
 pub mod policy;
 pub mod preflight;

@@ -30,6 +30,7 @@ pub mod roofline;
 pub mod run;
 pub mod sample;
 pub mod scenario;
+pub mod schedule;
 pub mod statistics;
 pub mod telemetry;
 pub mod token;

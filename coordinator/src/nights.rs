@@ -120,15 +120,15 @@ impl Nights {
         self.writer.write(Accounted { schedule: schedule.clone(), until, firings }).await
     }
 
-    /// Submits a run, unless the one before still goes on.
+    /// Submits a run, unless one before still goes on.
     async fn fire(&self, planned: &Planned, due: Timestamp) -> Result<FiringOutcome, StoreError> {
         let name = &planned.schedule.name;
-        let last = self.reader.firings(name, 1).await?.pop();
-        if let Some(Firing { outcome: FiringOutcome::Submitted(run, _), .. }) = last
-            && self.reader.run(run.as_str()).await?.summary.state == RunState::Active
-        {
-            warn!(schedule = %name, %due, %run, "a firing was missed: the run before still goes on");
-            return Ok(FiringOutcome::Missed(format!("run {run} still went on")));
+        for firing in self.reader.unjudged().await? {
+            let FiringOutcome::Submitted(run, _) = &firing.outcome else { continue };
+            if firing.schedule == *name && self.goes_on(run).await? {
+                warn!(schedule = %name, %due, %run, "a firing was missed: a run before still goes on");
+                return Ok(FiringOutcome::Missed(format!("run {run} still went on")));
+            }
         }
         match self.submit(planned, due).await {
             Ok(run) => {

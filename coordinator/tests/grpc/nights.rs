@@ -100,17 +100,24 @@ async fn a_schedule_fires_when_it_is_due_and_its_run_is_judged() {
     set("2026-01-03T02:30:00Z");
     let third = firing(&server, "third", |firing| firing.due != second.due && firing.due != fired.due).await;
     let still = format!("run {} still went on", run_of(&second));
-    assert_eq!(third.outcome, FiringOutcome::Missed(still));
+    assert_eq!(third.outcome, FiringOutcome::Missed(still.clone()));
+    set("2026-01-04T02:30:00Z");
+    let fourth = firing(&server, "fourth", |firing| firing.due > third.due).await;
+    assert_eq!(
+        fourth.outcome,
+        FiringOutcome::Missed(still),
+        "the one that was missed does not hide the one that goes on"
+    );
     server.stop().await;
 
     // Nobody is there for two nights; when it comes back it is too late for the second as well.
-    set("2026-01-05T08:00:00Z");
+    set("2026-01-06T08:00:00Z");
     let server = start(dir.path()).await;
-    let last = firing(&server, "missed", |firing| firing.due == "2026-01-05T02:30:00Z".parse().unwrap()).await;
+    let last = firing(&server, "missed", |firing| firing.due == "2026-01-06T02:30:00Z".parse().unwrap()).await;
     let missed = FiringOutcome::Missed("the coordinator was not running".to_owned());
     assert_eq!(last.outcome, missed);
     let all = server.reader.firings(&name(), 9).await.unwrap();
-    assert_eq!(all.len(), 5, "{all:?}");
+    assert_eq!(all.len(), 6, "{all:?}");
     assert_eq!(all[1].outcome, missed);
     server.stop().await;
 }

@@ -64,6 +64,13 @@ pub(crate) fn read(path: &Path, args: &ScenarioArgs) -> Result<ScenarioBundle, B
     })
 }
 
+/// Reads `path` as it is, with the built-in manifest.
+pub(crate) fn plain(path: &Path) -> Result<ScenarioBundle, BadInput> {
+    let args =
+        ScenarioArgs { weights: None, models: None, force: false, passes: None, quick: false, allow_large: false };
+    read(path, &args)
+}
+
 /// Checks the bundle; the error holds everything that is wrong with it.
 pub(crate) fn check(bundle: &ScenarioBundle) -> Result<Scenario, BadInput> {
     scenario::parse(bundle).map_err(|errors| BadInput(errors.to_string()))

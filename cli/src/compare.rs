@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use regatta_core::id::{BuildName, InvalidName, shown};
+use regatta_core::id::{BuildName, InvalidName};
 use regatta_reporter::compare::{self, Chosen, Comparison, Conclusion, Options};
 use regatta_reporter::dataset::Run;
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::output;
 use crate::paths::Folders;
 use crate::report;
 use crate::source::{self, Source, SourceArgs};
+use crate::threshold::Threshold;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,22 +74,6 @@ pub(crate) struct CompareArgs {
     json: bool,
 }
 
-/// Percent above 0 and up to 100, as a share.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Threshold(f64);
-
-impl FromStr for Threshold {
-    type Err = BadInput;
-
-    fn from_str(text: &str) -> Result<Self, BadInput> {
-        let number = text.strip_suffix('%').unwrap_or(text).trim_end();
-        let percent = number.parse::<f64>().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0);
-        let invalid =
-            || format!("'{}' is no threshold: write percent above 0 and up to 100, such as 2 or 0.5", shown(text));
-        percent.map(|percent| Self(percent / 100.0)).ok_or_else(|| BadInput(invalid()))
-    }
-}
-
 /// A run, or one build of the worker in it: `01935f@candidate`.
 #[derive(Debug, Clone)]
 struct Named {
@@ -121,7 +106,7 @@ pub(crate) async fn run(args: CompareArgs, folders: &Folders) -> anyhow::Result<
         Source::Coordinator(client) => fetch(client, &named).await?,
     };
     let (base, candidate) = sides(&runs, &named)?;
-    let options = Options { threshold: args.threshold.0, force: args.force };
+    let options = Options { threshold: args.threshold.share(), force: args.force };
     let comparison = compare::compare(base, candidate, options).map_err(|refused| BadInput(refused.to_string()))?;
     let kind = if args.json { Kind::Json } else { args.format };
     output::text(&printed(&comparison, kind)?);
@@ -202,20 +187,4 @@ fn printed(comparison: &Comparison, kind: Kind) -> anyhow::Result<String> {
             format!("{value:#}\n")
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_threshold_is_percent_above_0_and_up_to_100() {
-        for (text, share) in [("2", 0.02), ("0.5", 0.005), ("100", 1.0), ("3%", 0.03), ("3 %", 0.03)] {
-            assert!((text.parse::<Threshold>().unwrap().0 - share).abs() < 1e-12, "{text}");
-        }
-        for text in ["0", "-1", "100.1", "NaN", "inf", "two", "", "1e999", "2%%"] {
-            let error = text.parse::<Threshold>().unwrap_err().to_string();
-            assert!(error.contains("above 0 and up to 100"), "{text}: {error}");
-        }
-    }
 }

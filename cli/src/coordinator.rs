@@ -13,6 +13,7 @@ use crate::exit::{BadInput, Exit};
 use crate::logs::{self, LogArgs};
 use crate::output;
 use crate::paths::{self, Folders};
+use crate::schedules;
 use crate::settings::{self, FileArgs};
 use crate::signals;
 
@@ -70,6 +71,11 @@ pub(crate) struct CoordinatorSettings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
         env = "REGATTA_COORDINATOR_SERVE_MODELS")]
     serve_models: Option<bool>,
+    /// File of schedules, each with a scenario and when to run it [default: none]
+    ///
+    /// docs/nightly.md says what is in it; 'regatta schedules FILE' checks it and shows the next firings.
+    #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_SCHEDULES")]
+    schedules: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
@@ -114,6 +120,9 @@ impl CoordinatorSettings {
         config.metrics = self.metrics;
         config.metrics_public = self.metrics_public.unwrap_or(false);
         config.limits.connections = self.max_connections.unwrap_or(config.limits.connections).max(1);
+        if let Some(file) = &self.schedules {
+            config.schedules = schedules::read(file, (config.clock)())?;
+        }
         if self.serve_models.unwrap_or(true) {
             config.model_root = Some(folders.model_root()?);
         }

@@ -5,12 +5,15 @@ mod agent;
 mod agents;
 mod backup;
 mod bundle;
+mod cells;
 mod compare;
 mod connect;
 mod coordinator;
 mod devices;
 mod exit;
 mod fetch;
+mod gate;
+mod history;
 mod import;
 mod local;
 mod logs;
@@ -22,11 +25,14 @@ mod report;
 mod rpc;
 mod run;
 mod runs;
+mod schedules;
 mod settings;
 mod signals;
 mod source;
 mod submit;
+mod threshold;
 mod token;
+mod verdict;
 mod view;
 mod watch;
 
@@ -60,7 +66,7 @@ Examples:
 
 'regatta COMMAND --help' has examples for each command; docs/fleet.md tells how to go from one machine to many.
 
-Exit codes: 0 done, 1 something failed, 2 bad input, 3 something is slower (compare), 4 finished with cells that are not ok,
+Exit codes: 0 done, 1 something failed, 2 bad input, 3 something is slower (compare, gate), 4 finished with cells that are not ok,
 or stopped early, 5 too few worker processes for a verdict (compare)";
 
 /// The commands by what they are about: clap has no groups for subcommands, so the list is written here, and a test
@@ -81,6 +87,9 @@ Results:
   show         Show one run: every cell with its state
   report       Make the report of one or several runs: HTML with charts, or csv, json, md
   compare      Say what became faster or slower from one run to another
+  history      Show a cell night by night, with breaks and verdicts
+  gate         Say whether a night is slower than those before it
+  verdict      Answer what was said of a night, or take a night out
   import       Take results of llama-bench, for reports
   backup       Copy the database, also while a coordinator writes to it
 
@@ -96,6 +105,7 @@ Fleet, for people:
 
 Fleet, services:
   coordinator  Lease trials to agents, store what they measure, and answer people
+  schedules    Check a file of schedules, and show what fires when and what came of it
   agent        Measure on this machine what a coordinator asks for
   token        Make, list and revoke the tokens that let agents and people speak to a coordinator
 
@@ -127,6 +137,13 @@ enum Command {
     Report(report::ReportArgs),
     /// Say what became faster or slower from one run to another
     Compare(compare::CompareArgs),
+    /// Show a cell night by night, with breaks and verdicts
+    History(history::HistoryArgs),
+    /// Say whether a night is slower than those before it
+    Gate(gate::GateArgs),
+    /// Answer what was said of a night, or take a night out
+    #[command(subcommand)]
+    Verdict(verdict::VerdictCommand),
     /// Take results of llama-bench, for reports
     #[command(subcommand)]
     Import(import::ImportCommand),
@@ -154,6 +171,8 @@ enum Command {
     Forget(agents::AgentNameArgs),
     /// Lease trials to agents, store what they measure, and answer people
     Coordinator(coordinator::CoordinatorArgs),
+    /// Check a file of schedules, and show what fires when and what came of it
+    Schedules(schedules::SchedulesArgs),
     /// Measure on this machine what a coordinator asks for
     Agent(agent::AgentArgs),
     /// Make, list and revoke the tokens that let agents and people speak to a coordinator
@@ -204,6 +223,9 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Plan(args) => plan::run(args, folders).await,
         Command::Report(args) => report::run(args, folders).await,
         Command::Compare(args) => compare::run(args, folders).await,
+        Command::History(args) => history::run(args, folders).await,
+        Command::Gate(args) => gate::run(args, folders).await,
+        Command::Verdict(command) => verdict::run(command, folders).await,
         Command::Import(command) => import::run(command, folders).await,
         Command::Backup(args) => backup::run(args, folders).await,
         Command::Runs(args) => runs::list(args, folders).await,
@@ -211,6 +233,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Models(command) => models::run(command, folders).await,
         Command::Devices(args) => devices::run(args, folders).await,
         Command::Coordinator(args) => coordinator::run(args, matches, folders, verbose).await,
+        Command::Schedules(args) => schedules::run(args, folders).await,
         Command::Agent(args) => agent::run(args, matches, folders, verbose).await,
         Command::Token(command) => token::run(command, folders).await,
         Command::Submit(args) => submit::submit(args).await,

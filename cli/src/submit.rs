@@ -152,7 +152,11 @@ pub(crate) struct RetryArgs {
 pub(crate) async fn retry(args: RetryArgs) -> anyhow::Result<Exit> {
     let mut client = args.connect.client().await?;
     let of = source::get_run(&mut client, &args.run).await?.id;
-    let request = pb::RetryRunRequest { run_id: of.clone(), new_run_id: Uuid::now_v7().to_string() };
+    let request = pb::RetryRunRequest {
+        run_id: of.clone(),
+        new_run_id: Uuid::now_v7().to_string(),
+        ..pb::RetryRunRequest::default()
+    };
     let response = client.retry_run(rpc::request(request)).await.map_err(|status| rpc::refused(&status))?;
     let pb::RetryRunResponse { run_id: run, cells } = response.into_inner();
     let event = json!({ "event": "submitted", "run": run, "retry_of": of, "cells": cells });

@@ -50,7 +50,8 @@ pub(crate) fn needs(path: &str) -> Needs {
         }
         (
             "regatta.v1.RunService",
-            "SubmitRun" | "CancelRun" | "ResumeRun" | "RetryRun" | "DrainAgent" | "ResumeAgent" | "ForgetAgent",
+            "SubmitRun" | "CancelRun" | "ResumeRun" | "RetryRun" | "AnswerVerdicts" | "ExcludeNight" | "DrainAgent"
+            | "ResumeAgent" | "ForgetAgent",
         ) => CHANGE,
         // Who measures needs weights, and who submits may see that they are there.
         ("regatta.v1.ArtifactService", "DescribeArtifact" | "FetchArtifact") => {
@@ -288,6 +289,8 @@ mod tests {
                     "CancelRun",
                     "ResumeRun",
                     "RetryRun",
+                    "AnswerVerdicts",
+                    "ExcludeNight",
                     "ListCells",
                     "ExportRun",
                     "ListAgents",

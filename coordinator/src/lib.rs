@@ -19,6 +19,7 @@ mod health;
 mod http;
 mod limit;
 mod metrics;
+mod nights;
 mod runs;
 pub mod scheduler;
 mod server;
@@ -29,4 +30,5 @@ mod wire;
 
 pub use crate::accept::{Tls, TlsError};
 pub use crate::limit::Rate;
+pub use crate::nights::Planned;
 pub use crate::server::{Bound, Config, Coordinator, CoordinatorError, Limits};

@@ -2,13 +2,19 @@
 
 use std::collections::HashSet;
 
-use regatta_core::id::RunId;
+use regatta_core::cell::CellHash;
+use regatta_core::digest::Digest;
+use regatta_core::id::{RunId, is_unprintable};
+use regatta_core::policy::Passes;
 use regatta_core::run::RunState;
 use regatta_core::scenario::{self, ScenarioBundle};
 use regatta_proto::convert::{self, WireError};
 use regatta_proto::pb;
 use regatta_proto::pb::run_service_server::RunService;
-use regatta_store::{AgentRecord, CellRecord, EventRecord, NewRun, Reader, RunRecord, RunSummary, Service, StoreError};
+use regatta_store::{
+    AgentRecord, Answer, AnswerVerdicts, CellRecord, EventRecord, ExcludeNight, NewRun, Reader, RunRecord, RunSummary,
+    Service, Store, StoreError, Writer,
+};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +34,12 @@ const LIST_MOST: u32 = 1000;
 /// What a run's priority may be.
 const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 
+/// The longest reason of a person, in characters.
+const MAX_REASON: usize = 500;
+
+/// Worker processes of a cell that is measured again, at most.
+const MAX_PASSES: u32 = 100;
+
 /// Messages that may wait for someone who watches. Progress is dropped when half of them wait.
 const WATCH_QUEUE: usize = 64;
 
@@ -35,6 +47,7 @@ const WATCH_QUEUE: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Runs {
     reader: Reader,
+    writer: Writer,
     actor: Handle,
     exports: Exports,
     tasks: TaskTracker,
@@ -42,30 +55,13 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn new(reader: Reader, actor: Handle, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { exports: Exports::new(reader.clone(), std::env::temp_dir()), reader, actor, tasks, stop }
+    pub(crate) fn new(store: &Store, actor: Handle, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        let (reader, writer) = (store.reader().clone(), store.writer().clone());
+        Self { exports: Exports::new(reader.clone(), std::env::temp_dir()), reader, writer, actor, tasks, stop }
     }
 
     async fn resolve(&self, text: &str) -> Result<RunId, Status> {
         self.reader.resolve_run(text).await.map_err(|error| wire::status(&error))
-    }
-
-    /// The run of that `id` that repeats what another one has left undone.
-    async fn undone(&self, of: &str, id: RunId) -> Result<Result<NewRun, Status>, StoreError> {
-        let RunRecord { summary, bundle, policy } = self.reader.run(of).await?;
-        let of = summary.id;
-        if summary.state == RunState::Active {
-            let text = format!("run '{of}' has not ended: wait for it, or cancel it");
-            return Ok(Err(Status::failed_precondition(text)));
-        }
-        let matrix = self.reader.undone(&of).await?;
-        if matrix.cells.is_empty() {
-            let text = format!("every cell of run '{of}' that was tried ended ok: there is nothing to repeat");
-            return Ok(Err(Status::failed_precondition(text)));
-        }
-        let (name, priority, retry_of) = (summary.name, summary.priority, Some(of.clone()));
-        let devices = self.reader.run_devices(&of).await?;
-        Ok(Ok(NewRun { id, name, bundle, policy, matrix, devices, priority, retry_of }))
     }
 
     /// The cells of a run. Of each trial that an agent has, the first open cell is running.
@@ -90,6 +86,38 @@ impl Runs {
     }
 }
 
+/// The run of that `id` that repeats these cells of another one, or, without any, those that it has left undone.
+pub(crate) async fn repetition(
+    reader: &Reader,
+    of: &str,
+    id: RunId,
+    which: &HashSet<CellHash>,
+    passes: u32,
+) -> Result<Result<NewRun, Status>, StoreError> {
+    let RunRecord { summary, mut bundle, mut policy } = reader.run(of).await?;
+    let of = summary.id;
+    if summary.state == RunState::Active {
+        let text = format!("run '{of}' has not ended: wait for it, or cancel it");
+        return Ok(Err(Status::failed_precondition(text)));
+    }
+    let matrix = if which.is_empty() { reader.undone(&of).await? } else { reader.again(&of, which).await? };
+    if matrix.cells.is_empty() {
+        let text = if which.is_empty() {
+            format!("every cell of run '{of}' that was tried ended ok: there is nothing to repeat")
+        } else {
+            format!("none of these cells was tried in run '{of}': there is nothing to measure again")
+        };
+        return Ok(Err(Status::failed_precondition(text)));
+    }
+    if passes > 0 {
+        policy.passes = Passes::fixed(passes);
+        bundle.passes = Some(policy.passes);
+    }
+    let (name, priority, retry_of) = (summary.name, summary.priority, Some(of.clone()));
+    let devices = reader.run_devices(&of).await?;
+    Ok(Ok(NewRun { id, name, bundle, policy, matrix, devices, priority, retry_of }))
+}
+
 /// How a run goes on, if it does.
 async fn outlook(actor: &Handle, summary: &RunSummary) -> Result<Option<Outlook>, Status> {
     if summary.state != RunState::Active {
@@ -105,6 +133,16 @@ async fn until_gone(caller: &Caller, stop: &CancellationToken) -> Status {
         () = stop.cancelled() => Status::unavailable("the coordinator is stopping"),
         status = caller.gone() => status,
     }
+}
+
+/// A person's reason without what can't be printed; `None` where nothing is left.
+fn reason_of(text: &str) -> Result<Option<String>, Status> {
+    let text: String = text.chars().filter(|c| !is_unprintable(*c)).collect();
+    let text = text.trim();
+    if text.chars().count() > MAX_REASON {
+        return Err(Status::invalid_argument(format!("reason: at most {MAX_REASON} characters")));
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 fn invalid(error: &WireError) -> Status {
@@ -192,13 +230,54 @@ impl RunService for Runs {
     }
 
     async fn retry_run(&self, request: Request<pb::RetryRunRequest>) -> Result<Response<pb::RetryRunResponse>, Status> {
-        let pb::RetryRunRequest { run_id, new_run_id } = request.into_inner();
+        let pb::RetryRunRequest { run_id, new_run_id, cell_hashes, passes } = request.into_inner();
         let id = if new_run_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { new_run_id };
         let id: RunId = convert::parse("new_run_id", &id).map_err(|error| invalid(&error))?;
-        let run = self.undone(&run_id, id.clone()).await.map_err(|error| wire::status(&error))??;
+        let which = cell_hashes.iter().map(|hash| Digest::try_from(hash.as_slice()).map(CellHash));
+        let which = which
+            .collect::<Result<HashSet<_>, _>>()
+            .map_err(|error| Status::invalid_argument(format!("cell_hashes: {error}")))?;
+        if passes > MAX_PASSES {
+            return Err(Status::invalid_argument(format!("passes is {passes}, and may be {MAX_PASSES} at most")));
+        }
+        let run = repetition(&self.reader, &run_id, id.clone(), &which, passes)
+            .await
+            .map_err(|error| wire::status(&error))??;
         let cells = u32::try_from(run.matrix.cells.len()).unwrap_or(u32::MAX);
         self.actor.ask(|reply| Event::Retry { run: Box::new(run), reply }).await?;
         Ok(Response::new(pb::RetryRunResponse { run_id: id.to_string(), cells }))
+    }
+
+    async fn answer_verdicts(
+        &self,
+        request: Request<pb::AnswerVerdictsRequest>,
+    ) -> Result<Response<pb::AnswerVerdictsResponse>, Status> {
+        let pb::AnswerVerdictsRequest { run_id, cell_hash, answer, reason } = request.into_inner();
+        let run = self.resolve(&run_id).await?;
+        let cell = if cell_hash.is_empty() {
+            None
+        } else {
+            let digest = Digest::try_from(cell_hash.as_slice());
+            Some(CellHash(digest.map_err(|error| Status::invalid_argument(format!("cell_hash: {error}")))?))
+        };
+        let answer = Answer::parse(&answer)
+            .ok_or_else(|| Status::invalid_argument("answer: say 'acknowledged', 'expected' or 'dismissed'"))?;
+        let reason = reason_of(&reason)?
+            .ok_or_else(|| Status::invalid_argument("reason: say why, in at least one character"))?;
+        let change = AnswerVerdicts { run, cell, answer, reason };
+        let verdicts = self.writer.write(change).await.map_err(|error| wire::status(&error))?;
+        Ok(Response::new(pb::AnswerVerdictsResponse { verdicts }))
+    }
+
+    async fn exclude_night(
+        &self,
+        request: Request<pb::ExcludeNightRequest>,
+    ) -> Result<Response<pb::ExcludeNightResponse>, Status> {
+        let pb::ExcludeNightRequest { run_id, reason } = request.into_inner();
+        let run = self.resolve(&run_id).await?;
+        let change = ExcludeNight { run, reason: reason_of(&reason)? };
+        self.writer.write(change).await.map_err(|error| wire::status(&error))?;
+        Ok(Response::new(pb::ExcludeNightResponse {}))
     }
 
     async fn list_cells(

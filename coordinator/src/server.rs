@@ -33,6 +33,7 @@ use crate::auth::Gate;
 use crate::http as pages;
 use crate::limit::Rate;
 use crate::metrics::Metrics;
+use crate::nights::{Nights, Planned};
 use crate::runs::Runs;
 use crate::session::Agents;
 use crate::wal;
@@ -92,7 +93,9 @@ pub struct Config {
     /// Failures of the infrastructure in a row, over different trials and without a success between, after which an
     /// agent is quarantined; `None` for never.
     pub quarantine_after: Option<usize>,
-    /// Wall-clock time, for labels.
+    /// What is run when.
+    pub schedules: Vec<Planned>,
+    /// Wall-clock time, for labels and schedules.
     pub clock: fn() -> Timestamp,
     /// The longest that a read of the database may take.
     pub longest_read: Duration,
@@ -140,6 +143,7 @@ impl Config {
             lease: Duration::from_secs(40),
             heartbeat: Duration::from_secs(10),
             quarantine_after: Some(3),
+            schedules: Vec::new(),
             clock: Timestamp::now,
             longest_read: regatta_store::LONGEST_READ,
             wal_limit: 256 << 20,
@@ -297,6 +301,10 @@ impl Bound {
         let services = services(&room, &config, &metrics, &health, &gate)?;
         tasks.spawn(gate.follow(stop.clone()));
         tasks.spawn(say_when_stopping(health, shutdown.clone()));
+        if !config.schedules.is_empty() {
+            let nights = Nights::new(config.schedules.clone(), config.clock, &store, handle.clone());
+            tasks.spawn(nights.run(stop.clone()));
+        }
         tasks.spawn(wal::watch(store.reader().clone(), config.wal_limit, stop.clone()));
         if let Some((listener, address)) = metrics_listener {
             info!(%address, "metrics are served");
@@ -407,7 +415,7 @@ fn services(
 ) -> Result<Services<impl Grpc, impl Grpc>, CoordinatorError> {
     let Room { store, handle, tasks, stop } = *room;
     let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config, metrics.clone());
-    let runs = Runs::new(store.reader().clone(), handle.clone(), tasks.clone(), stop.clone());
+    let runs = Runs::new(store, handle.clone(), tasks.clone(), stop.clone());
     let library = config.model_root.as_deref().map(Library::open).transpose()?;
     let artifacts = Artifacts::new(library, config.limits.weights, tasks.clone(), stop.clone());
     let reflection = || {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::ArtifactRef;
+use crate::artifact::{ArtifactRef, Weights};
 use crate::backend::BackendKind;
 use crate::device::DeviceId;
 use crate::digest::Digest;
@@ -50,6 +50,21 @@ impl Cell {
         let Self { agent, device, backend, artifact, workload, replica, build } = self;
         let prefix = hash_prefix(&format!("{agent}|{device}"), *backend, artifact, workload.replicas, *replica);
         CellHash::of(&of_build(&prefix, build.as_ref()), &workload.digest().to_string())
+    }
+}
+
+impl Cell {
+    /// For people: `tinyllama-1.1b · candle · q8_0 · chat on host-a cpu`.
+    pub fn label(&self) -> String {
+        let Self { agent, device, backend, artifact, workload, replica, build } = self;
+        let build = build.as_ref().map(|build| format!(", build {build}")).unwrap_or_default();
+        let synthetic = if artifact.weights == Weights::Synthetic { " (synthetic)" } else { "" };
+        let replica = match workload.replicas {
+            1 => String::new(),
+            replicas => format!(", replica {} of {replicas}", replica + 1),
+        };
+        let (model, precision, name) = (&artifact.model, artifact.precision, &workload.name);
+        format!("{model}{synthetic} · {backend} · {precision} · {name}{replica}{build} on {agent} {device}")
     }
 }
 

@@ -126,6 +126,11 @@ name!(
     "run id"
 );
 name!(
+    /// A schedule of the coordinator, such as `nightly`.
+    ScheduleName,
+    "schedule name"
+);
+name!(
     /// A trial: the run's id and a number.
     TrialId,
     "trial id"

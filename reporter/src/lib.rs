@@ -12,6 +12,7 @@ mod export;
 pub mod html;
 pub mod llama_bench;
 mod load;
+pub mod nights;
 pub mod roofline;
 pub mod stats;
 pub mod text;

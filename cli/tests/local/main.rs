@@ -17,6 +17,8 @@ mod harness;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
+mod nights;
+#[cfg(test)]
 mod passes;
 #[cfg(test)]
 mod services;

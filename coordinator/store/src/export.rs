@@ -22,7 +22,7 @@ const AGENTS: &str = "SELECT agent_id FROM src.run_devices WHERE run_id = ?1
 const TRIALS: &str = "SELECT id FROM src.trials WHERE run_id = ?1";
 
 /// Every table, with the rows that go along: those of the run, of its trials, of its agents, or none.
-const TABLES: [(&str, Rows); 16] = [
+const TABLES: [(&str, Rows); 20] = [
     ("runs", Rows::Where("id = ?1")),
     ("run_devices", Rows::OfRun),
     ("trials", Rows::OfRun),
@@ -39,6 +39,10 @@ const TABLES: [(&str, Rows); 16] = [
     ("canaries", Rows::OfAgents("agent_id")),
     ("events", Rows::Events),
     ("barriers", Rows::OfGroups),
+    ("verdicts", Rows::OfRun),
+    ("machine_events", Rows::OfRun),
+    ("excluded_nights", Rows::OfRun),
+    ("firings", Rows::OfRun),
 ];
 
 /// Which rows of a table belong to a run.
@@ -150,12 +154,14 @@ mod tests {
     use super::*;
 
     /// Tables that stay where they are, with the reason.
-    const LEFT_OUT: [&str; 3] = [
+    const LEFT_OUT: [&str; 4] = [
         // Of whoever may speak to the coordinator, not of a run.
         "tokens",
         // Of other tools, not of a run.
         "imports",
         "imported_rows",
+        // Of a coordinator.
+        "schedules",
     ];
 
     #[tokio::test]

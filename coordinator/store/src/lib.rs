@@ -16,12 +16,14 @@ mod export;
 mod groups;
 mod imports;
 mod ingest;
+mod nights;
 mod open;
 mod queue;
 mod read;
 mod retry;
 mod row;
 mod runs;
+mod schedules;
 mod schema;
 mod snapshot;
 mod stream;
@@ -44,12 +46,16 @@ pub use crate::error::StoreError;
 pub use crate::groups::{Begun, ReplicaCell};
 pub use crate::imports::{ImportRecord, Kept, NewImport};
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
+pub use crate::nights::{
+    Answer, AnswerVerdicts, ExcludeNight, History, KeepVerdicts, KnownCell, NightRecord, ToJudge, VerdictRecord,
+};
 pub use crate::queue::QueueDepth;
 pub use crate::read::{
     AgentRecord, CellRecord, Delivery, EventRecord, Reader, RejectedSample, RunDevice, RunRecord, RunSummary,
     TrialRecord, WorkerFacts, WorkerRecord,
 };
 pub use crate::runs::{CancelRun, Cancelled, HeldTrial, NewRun, ResumeRun, Resumed, Submitted};
+pub use crate::schedules::{Accounted, Firing, FiringOutcome, SetStage, Stage};
 pub use crate::snapshot::LONGEST_READ;
 pub use crate::tokens::{NewToken, Standing, TokenRecord, Tokens};
 pub use crate::trap::{Moment, Trap};

@@ -257,7 +257,7 @@ pub struct Delivery {
 }
 
 /// The lease whose samples count, for each cell: the one it ended under, or the newest that has samples.
-const CANONICAL: &str = "COALESCE(c.ended_epoch,
+pub(crate) const CANONICAL: &str = "COALESCE(c.ended_epoch,
     (SELECT max(s.epoch) FROM samples s WHERE s.run_id = c.run_id AND s.cell_hash = c.cell_hash))";
 
 /// A row of [`TrialRecord`] for each trial.

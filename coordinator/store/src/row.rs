@@ -164,9 +164,9 @@ fn stopped(row: &SqliteRow) -> Result<Option<Stopped>, StoreError> {
     Ok(Some(Stopped { passes: row.unsigned32("passes")?, reason }))
 }
 
-/// A row of [`Reader::cells`](crate::read::Reader::cells).
-pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
-    let cell = Cell {
+/// The cell of a row of cells.
+pub(crate) fn cell(row: &SqliteRow) -> Result<Cell, StoreError> {
+    Ok(Cell {
         agent: row.parsed("agent_id")?,
         device: row.parsed("device")?,
         backend: row.parsed("backend")?,
@@ -174,7 +174,12 @@ pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
         workload: Arc::new(row.json("workload")?),
         replica: row.unsigned32("replica")?,
         build: row.optional_parsed("build")?,
-    };
+    })
+}
+
+/// A row of [`Reader::cells`](crate::read::Reader::cells).
+pub(crate) fn cell_record(row: &SqliteRow) -> Result<CellRecord, StoreError> {
+    let cell = cell(row)?;
     let epoch = match row.optional_integer("epoch")? {
         Some(0) | None => None,
         Some(_) => Some(row.epoch("epoch")?),

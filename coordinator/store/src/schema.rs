@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 10] = [
+const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
     (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
@@ -19,6 +19,8 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
     (8, "telemetry", include_str!("../../../migrations/0008_telemetry.sql")),
     (9, "fingerprints", include_str!("../../../migrations/0009_fingerprints.sql")),
     (11, "builds", include_str!("../../../migrations/0011_builds.sql")),
+    (13, "verdicts", include_str!("../../../migrations/0013_verdicts.sql")),
+    (14, "schedules", include_str!("../../../migrations/0014_schedules.sql")),
 ];
 
 /// The newest schema version.
@@ -60,6 +62,8 @@ mod tests {
         include_str!("../../../migrations/samples/0008_telemetry.sql"),
         include_str!("../../../migrations/samples/0009_fingerprints.sql"),
         include_str!("../../../migrations/samples/0011_builds.sql"),
+        include_str!("../../../migrations/samples/0013_verdicts.sql"),
+        include_str!("../../../migrations/samples/0014_schedules.sql"),
     ];
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {

@@ -319,7 +319,11 @@ async fn a_retry_repeats_the_cells_that_did_not_end_ok() {
     let mut agent = Agent::connect(&server, "boot-1").await;
     server.submit("run-a").await.unwrap();
     let mut people = server.people().await;
-    let retry = pb::RetryRunRequest { run_id: "run-a".to_owned(), new_run_id: "run-b".to_owned() };
+    let retry = pb::RetryRunRequest {
+        run_id: "run-a".to_owned(),
+        new_run_id: "run-b".to_owned(),
+        ..pb::RetryRunRequest::default()
+    };
     assert_eq!(people.retry_run(retry.clone()).await.unwrap_err().code(), Code::FailedPrecondition);
     let (trial, epoch) = agent.assigned().await;
     let mut records = whole_trial(&trial, epoch);
@@ -338,7 +342,7 @@ async fn a_retry_repeats_the_cells_that_did_not_end_ok() {
     assert_eq!((again.run_id.as_str(), &again.cells[..]), ("run-b", &trial.cells[1..]));
     agent.measure(&again, epoch).await;
     assert_eq!(server.run("run-b").await.state, "done");
-    let nothing = pb::RetryRunRequest { run_id: "run-b".to_owned(), new_run_id: String::new() };
+    let nothing = pb::RetryRunRequest { run_id: "run-b".to_owned(), ..pb::RetryRunRequest::default() };
     let status = people.retry_run(nothing).await.unwrap_err();
     assert!(status.message().contains("nothing to repeat"), "{status}");
     server.stop().await;

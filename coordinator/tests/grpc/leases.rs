@@ -12,12 +12,12 @@ use regatta_proto::pb::coordinator_message::Message;
 use crate::support::{Agent, Server, a_moment, hello, spool, whole_trial};
 
 /// Keeps the clock from moving by itself until it is dropped.
-struct StoppedClock {
+pub(crate) struct StoppedClock {
     _release: std::sync::mpsc::Sender<()>,
 }
 
 impl StoppedClock {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (release, released) = std::sync::mpsc::channel::<()>();
         drop(tokio::task::spawn_blocking(move || released.recv()));
         Self { _release: release }

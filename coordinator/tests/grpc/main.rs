@@ -8,6 +8,7 @@ mod delivery;
 mod export;
 mod fleet;
 mod leases;
+mod nights;
 mod replicas;
 mod runs;
 mod strain;

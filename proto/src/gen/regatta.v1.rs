@@ -1442,6 +1442,12 @@ pub struct RetryRunRequest {
     /// Made by the caller: asking again with the same id returns the same new run.
     #[prost(string, tag = "2")]
     pub new_run_id: ::prost::alloc::string::String,
+    /// Cells to measure again, by their hash, however they ended. Empty: those that did not end ok.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub cell_hashes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Worker processes that measure each cell, 1 to 100. 0: as many as the run's policy says.
+    #[prost(uint32, tag = "4")]
+    pub passes: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetryRunResponse {
@@ -1452,6 +1458,39 @@ pub struct RetryRunResponse {
     #[prost(uint32, tag = "2")]
     pub cells: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerVerdictsRequest {
+    /// A run id or the beginning of one.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// BLAKE3 over the cell's content, 32 bytes. Empty: all cells that moved.
+    #[prost(bytes = "vec", tag = "2")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// "acknowledged", "expected" or "dismissed".
+    #[prost(string, tag = "3")]
+    pub answer: ::prost::alloc::string::String,
+    /// Why: 1 to 500 characters.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnswerVerdictsResponse {
+    /// Verdicts that were answered.
+    #[prost(uint64, tag = "1")]
+    pub verdicts: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExcludeNightRequest {
+    /// A run id or the beginning of one.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Why: up to 500 characters. Empty: the night is put back.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// next id: 1
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExcludeNightResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListCellsRequest {
     /// A run id or the beginning of one.
@@ -1853,6 +1892,56 @@ pub mod run_service_client {
                 .insert(GrpcMethod::new("regatta.v1.RunService", "RetryRun"));
             self.inner.unary(req, path, codec).await
         }
+        /// A person answers what was said of a night.
+        pub async fn answer_verdicts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnswerVerdictsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AnswerVerdictsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/AnswerVerdicts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "AnswerVerdicts"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A person takes a night out, so that nothing is held against it, or puts it back.
+        pub async fn exclude_night(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExcludeNightRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExcludeNightResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/ExcludeNight",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "ExcludeNight"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Every cell of a run, with its state.
         pub async fn list_cells(
             &mut self,
@@ -2069,6 +2158,22 @@ pub mod run_service_server {
             request: tonic::Request<super::RetryRunRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RetryRunResponse>,
+            tonic::Status,
+        >;
+        /// A person answers what was said of a night.
+        async fn answer_verdicts(
+            &self,
+            request: tonic::Request<super::AnswerVerdictsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AnswerVerdictsResponse>,
+            tonic::Status,
+        >;
+        /// A person takes a night out, so that nothing is held against it, or puts it back.
+        async fn exclude_night(
+            &self,
+            request: tonic::Request<super::ExcludeNightRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExcludeNightResponse>,
             tonic::Status,
         >;
         /// Every cell of a run, with its state.
@@ -2497,6 +2602,96 @@ pub mod run_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RetryRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/AnswerVerdicts" => {
+                    #[allow(non_camel_case_types)]
+                    struct AnswerVerdictsSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::AnswerVerdictsRequest>
+                    for AnswerVerdictsSvc<T> {
+                        type Response = super::AnswerVerdictsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnswerVerdictsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::answer_verdicts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AnswerVerdictsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/ExcludeNight" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExcludeNightSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::ExcludeNightRequest>
+                    for ExcludeNightSvc<T> {
+                        type Response = super::ExcludeNightResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExcludeNightRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::exclude_night(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExcludeNightSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::context::Context;
 use super::subject::Subject;
 
-pub(super) use self::context::style;
+pub(crate) use self::context::style;
 pub use self::heat::{Gap, Heat, HeatMap, HeatRow};
 pub use self::trend::{Break, Change, Night, NightMark, Nightly, Segment, TrendChart, trend};
 

@@ -19,6 +19,7 @@ use regatta_core::metrics::METHOD_VERSION;
 use serde::Serialize;
 
 pub use self::cells::{CellDetail, CellRow, Problem, RepetitionRow, Value};
+pub(crate) use self::charts::style;
 pub use self::charts::{
     Bar, BarChart, BarGroup, BarPanel, Break, Caption, Change, Chart, Gap, Guide, Heat, HeatMap, HeatRow, Line,
     LineChart, LinePanel, Mark, Night, NightMark, Nightly, Note, Place, Point, Scale, Segment, Series, Strip,

@@ -11,5 +11,6 @@ mod compare;
 mod exchange;
 mod identity;
 mod load;
+mod nights;
 mod report;
 mod view;

@@ -9,4 +9,5 @@ mod faults;
 mod groups;
 mod ingest;
 mod lifecycle;
+mod nights;
 mod open;

@@ -165,7 +165,7 @@ impl LinePanel {
 }
 
 /// Colour and pattern of a backend, the same in every chart.
-pub(in crate::view) fn style(backend: BackendKind) -> usize {
+pub(crate) fn style(backend: BackendKind) -> usize {
     match backend {
         BackendKind::Candle => 0,
         BackendKind::LlamaCpp => 1,

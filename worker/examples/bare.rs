@@ -145,7 +145,7 @@ struct Bare {
 }
 
 enum Network {
-    Llama { model: Box<llama::Llama>, config: llama::Config, dtype: DType, cache: llama::Cache },
+    Llama { model: Box<llama::Llama>, config: Box<llama::Config>, dtype: DType, cache: Box<llama::Cache> },
     Quantised(Box<quantized_llama::ModelWeights>),
 }
 
@@ -162,7 +162,7 @@ impl Bare {
             Precision::F16 => DType::F16,
             _ => DType::BF16,
         };
-        let config = llama::Config {
+        let config = Box::new(llama::Config {
             hidden_size: shape.hidden as usize,
             intermediate_size: shape.intermediate as usize,
             vocab_size: shape.vocab as usize,
@@ -177,11 +177,11 @@ impl Bare {
             rope_scaling: None,
             max_position_embeddings: shape.context as usize,
             tie_word_embeddings: shape.tied_embeddings,
-        };
+        });
         let bytes = std::fs::read(folder.join("model.safetensors"))?;
         let weights = VarBuilder::from_buffered_safetensors(bytes, dtype, &Device::Cpu)?;
         let model = Box::new(llama::Llama::load(weights, &config)?);
-        let cache = llama::Cache::new(true, dtype, &config, &Device::Cpu)?;
+        let cache = Box::new(llama::Cache::new(true, dtype, &config, &Device::Cpu)?);
         Ok(Self { network: Network::Llama { model, config, dtype, cache }, position: 0 })
     }
 
@@ -200,7 +200,7 @@ impl Loop for Bare {
     fn start(&mut self, ids: &[u32]) -> Result<u32> {
         match &mut self.network {
             Network::Llama { config, dtype, cache, .. } => {
-                *cache = llama::Cache::new(true, *dtype, config, &Device::Cpu)?;
+                **cache = llama::Cache::new(true, *dtype, config, &Device::Cpu)?;
             }
             Network::Quantised(model) => model.clear_kv_cache(),
         }

@@ -336,7 +336,7 @@ impl Loaded {
         let tokenizer = tokenizer(&request)?;
         let video_memory = VideoMemory::of(trial.device);
         let (info, flags) = (backend.info(), flags(assignment));
-        Ok(Self { info, backend, tokenizer, load_ns, flags, room, video_memory })
+        Ok(Self { backend, tokenizer, info, load_ns, flags, room, video_memory })
     }
 
     fn measure(&mut self, assignment: &Assignment, cell: &TrialCell, link: &mut Link) -> Result<(), Halt> {

@@ -26,22 +26,36 @@ pub fn harden() {
     platform::harden();
 }
 
-/// Largest resident memory of this process since [`reset_peak_rss`], in bytes. `None` where there is no cheap way to read it: Linux tells
-/// in `/proc`; macOS and Windows only through calls into C.
+/// Largest resident memory of this process since [`reset_peak_rss`], in bytes. `None` where the system does not tell.
 pub fn peak_rss() -> Option<u64> {
     platform::peak_rss()
 }
 
 /// Begins to count the largest resident memory anew. The kernel counts it with every page, so no reading now and then could
-/// miss less. Without effect where `peak_rss` tells nothing, and where the kernel doesn't allow it: the peak is then that of
-/// the process.
+/// miss less. Without effect on other systems than Linux, and where the kernel doesn't allow it: the peak is then that of the
+/// process.
 pub fn reset_peak_rss() {
     platform::reset_peak_rss();
 }
 
-/// Memory of the host that is free now, in bytes. `None` where there is no cheap way to read it, as above.
+/// Memory of the host that is free now, in bytes. `None` where the system does not tell.
 pub fn free_memory() -> Option<u64> {
     platform::free_memory()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn available_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    // What can't be read is told as 0.
+    Some(system.available_memory()).filter(|bytes| *bytes > 0)
+}
+
+/// What is told beside an engine's settings of how its memory is asked for: `; huge pages`, or nothing. The C library reads it
+/// from the environment when a process starts, and the agent puts it there.
+pub fn page_note() -> &'static str {
+    let is_asked = std::env::var("GLIBC_TUNABLES").is_ok_and(|tunables| tunables.contains("glibc.malloc.hugetlb=1"));
+    if is_asked { "; huge pages" } else { "" }
 }
 
 /// Ends the process at once, without running the exit handlers of engines whose threads are still computing.

@@ -39,9 +39,16 @@ pub(crate) fn harden() {
     no_core_dump();
 }
 
+/// That of the whole process: other systems than Linux don't let it be counted anew.
 #[cfg(not(target_os = "linux"))]
+#[expect(unsafe_code, reason = "a C function that has no safe wrapper")]
 pub(crate) fn peak_rss() -> Option<u64> {
-    None
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to room for one such struct, of which all zeros are a valid one, so it may be read in any case.
+    let (failed, usage) = unsafe { (libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()), usage.assume_init()) };
+    let peak = u64::try_from(usage.ru_maxrss).ok().filter(|peak| failed == 0 && *peak > 0)?;
+    // Apple counts bytes, everybody else KiB.
+    Some(if cfg!(target_vendor = "apple") { peak } else { peak * 1024 })
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -55,5 +62,5 @@ pub(crate) fn limit_memory(bytes: u64) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn free_memory() -> Option<u64> {
-    None
+    super::available_memory()
 }

@@ -1,5 +1,5 @@
-//! Cooling: a trial begins when its device is about as cool as it was at rest, so that none is measured in the heat of the one
-//! before.
+//! Cooling: a trial begins when its device is about as cool as it was at rest and its clock is its own again, so that none is
+//! measured in the heat of the one before.
 //!
 //! At rest is what a device was like before a trial when none had run on it for ten minutes, or at any such moment since then
 //! at which it was cooler still. Where nobody tells a temperature there is nothing to wait for; a processor's is that of the
@@ -35,6 +35,15 @@ struct Rest {
     used: Instant,
 }
 
+/// How hot a device is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Heat {
+    /// In degrees Celsius.
+    pub(crate) temperature_c: f64,
+    /// For how long its clock was held down for heat, in nanoseconds since its counter began. `None` where it has none.
+    pub(crate) slowed_ns: Option<u64>,
+}
+
 /// A wait that is about to begin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Hot {
@@ -50,16 +59,17 @@ impl Cooling {
         Self { limits, at_rest: Arc::default() }
     }
 
-    /// Waits until `device` is cool enough, and returns how long that took. `temperature` reads it; `hot` is told where there
-    /// is something to wait for. It may be dropped at any time.
-    pub(crate) async fn wait<F: Future<Output = Option<f64>>>(
+    /// Waits until `device` is cool enough, with a clock that is no longer held down for heat, and returns how long that
+    /// took. `read` says how hot it is; `hot` is told where there is something to wait for. It may be dropped at any time.
+    pub(crate) async fn wait<F: Future<Output = Option<Heat>>>(
         &self,
         device: DeviceId,
-        mut temperature: impl FnMut() -> F,
+        mut read: impl FnMut() -> F,
         hot: impl FnOnce(Hot),
     ) -> Duration {
         let Some(limits) = self.limits else { return Duration::ZERO };
-        let Some(temperature_c) = temperature().await else { return Duration::ZERO };
+        let Some(mut last) = read().await else { return Duration::ZERO };
+        let temperature_c = last.temperature_c;
         let target_c = self.at_rest(device, temperature_c) + limits.above_rest_c;
         if temperature_c <= target_c {
             return Duration::ZERO;
@@ -73,9 +83,12 @@ impl Cooling {
             }
             sleep(POLL.min(left)).await;
             // A source that dies meanwhile has nothing more to wait for.
-            if temperature().await.is_none_or(|now| now <= target_c) {
+            let Some(now) = read().await else { break };
+            let is_slowed = last.slowed_ns.zip(now.slowed_ns).is_some_and(|(before, after)| after > before);
+            if now.temperature_c <= target_c && !is_slowed {
                 break;
             }
+            last = now;
         }
         begun.elapsed()
     }
@@ -107,15 +120,21 @@ mod tests {
     const LIMITS: CoolDown = CoolDown { above_rest_c: 5.0, at_most: Duration::from_mins(2) };
 
     /// A source that says this, reading after reading; then nothing.
-    fn source(readings: &[f64]) -> impl FnMut() -> Ready<Option<f64>> {
-        let mut left = readings.iter().copied();
+    fn source(readings: impl IntoIterator<Item = Heat>) -> impl FnMut() -> Ready<Option<Heat>> {
+        let mut left = readings.into_iter();
         move || ready(left.next())
+    }
+
+    /// Temperatures of a device without a counter.
+    fn degrees(readings: &[f64]) -> impl Iterator<Item = Heat> {
+        readings.iter().map(|&temperature_c| Heat { temperature_c, slowed_ns: None })
     }
 
     /// How long it waits, in seconds, and what for.
     async fn wait(cooling: &Cooling, readings: &[f64]) -> (u64, Option<f64>) {
         let mut target = None;
-        let waited = cooling.wait(DeviceId::CPU, source(readings), |hot| target = Some(hot.target_c)).await;
+        let read = source(degrees(readings));
+        let waited = cooling.wait(DeviceId::CPU, read, |hot| target = Some(hot.target_c)).await;
         (waited.as_secs(), target)
     }
 
@@ -135,6 +154,17 @@ mod tests {
         let cooling = Cooling::new(Some(LIMITS));
         wait(&cooling, &[40.0]).await;
         assert_eq!(wait(&cooling, &[90.0; 1000]).await, (120, Some(45.0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_still_held_down_is_waited_for() {
+        let cooling = Cooling::new(Some(LIMITS));
+        wait(&cooling, &[40.0]).await;
+        let heat =
+            |(temperature_c, slowed_ms): (f64, u64)| Heat { temperature_c, slowed_ns: Some(slowed_ms * 1_000_000) };
+        let readings = [(90.0, 500), (50.0, 900), (44.0, 1300), (43.0, 1400), (42.0, 1400), (41.0, 1400)];
+        let waited = cooling.wait(DeviceId::CPU, source(readings.map(heat)), |_| ()).await;
+        assert_eq!(waited.as_secs(), 4, "cool enough after two seconds, its own clock after four");
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,6 +197,6 @@ mod tests {
         let cooling = Cooling::new(Some(LIMITS));
         wait(&cooling, &[40.0]).await;
         let gpu: DeviceId = "cuda:0".parse().unwrap();
-        assert_eq!(cooling.wait(gpu, source(&[60.0]), |_| ()).await, Duration::ZERO);
+        assert_eq!(cooling.wait(gpu, source(degrees(&[60.0])), |_| ()).await, Duration::ZERO);
     }
 }

@@ -55,6 +55,11 @@ impl Throttled {
         [self.hw_thermal, self.hw_power_brake, self.hw_slowdown].into_iter().flatten().max()
     }
 
+    /// Because of heat, by hardware or driver. Reasons may overlap, so it is the longer of them.
+    pub fn by_heat(&self) -> Option<u64> {
+        self.hw_thermal.max(self.sw_thermal)
+    }
+
     /// What was added since `before`, where both know it.
     fn since(&self, before: &Self) -> Self {
         let delta = |of: fn(&Self) -> Option<u64>| difference(of(before), of(self));

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Snapshot, Source};
+use crate::cooling::Heat;
 
 /// Snapshots that are kept at most: an hour at the usual pace.
 const MAX_KEPT: usize = 36_000;
@@ -174,15 +175,17 @@ impl Watch {
         self.rests = rests;
     }
 
-    /// How hot the device is now, in degrees Celsius; of the processor, how hot the host says that it is.
-    pub(crate) async fn temperature(&self) -> Option<f64> {
+    /// How hot the device is now; of the processor, how hot the host says that it is. `None` where nobody tells a temperature.
+    pub(crate) async fn heat(&self) -> Option<Heat> {
         let shared = self.recorder.0.as_ref()?;
         let asked_at = shared.now();
         shared.read_now().await;
         let kept = shared.since(asked_at);
         let (_, last) = kept.snapshots.last()?;
         let reading = last.seen_by(None, &kept.workers, self.device);
-        if self.device == DeviceId::CPU { reading.cpu_temperature_c } else { reading.temperature_c }
+        let is_cpu = self.device == DeviceId::CPU;
+        let temperature_c = if is_cpu { reading.cpu_temperature_c } else { reading.temperature_c };
+        Some(Heat { temperature_c: temperature_c?, slowed_ns: reading.throttled_ns.by_heat() })
     }
 
     async fn baseline(&self) -> Option<u64> {

@@ -257,7 +257,7 @@ impl Run<'_> {
             tracing::info!(trial = %self.key, %device, temperature_c, target_c, "waiting for the device to cool down");
             self.progress(None, "cooling down", 0, 0.0);
         };
-        let wait = context.cooling.wait(device, || watch.temperature(), hot);
+        let wait = context.cooling.wait(device, || watch.heat(), hot);
         let mut stop = self.stop.clone();
         self.cooled = tokio::select! {
             biased;

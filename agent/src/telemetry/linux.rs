@@ -4,10 +4,15 @@
 //! Load by others is what all processes took less what the worker took, its children that have ended included; an engine
 //! that left running children behind would have them counted as others. Time that a hypervisor took away counts as busy:
 //! it is others, too. A container sees the whole host here, and that is what disturbs.
+//!
+//! Readings take time from a worker that uses all processors, so files that are read each time stay open.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use regatta_core::device::DeviceId;
 use regatta_core::telemetry::{Reading, Throttled};
@@ -29,10 +34,13 @@ const CPU_CHIPS: [&str; 4] = ["coretemp", "k10temp", "zenpower", "cpu_thermal"];
 pub(super) struct Linux {
     proc: PathBuf,
     tick_ns: u64,
-    clocks: Vec<PathBuf>,
-    temperatures: Vec<PathBuf>,
+    stat: Polled,
+    /// The same of each worker.
+    workers: BTreeMap<u32, Polled>,
+    clocks: Vec<Polled>,
+    temperatures: Vec<Polled>,
     /// Milliseconds that the processor's package was slowed down for heat.
-    throttled: PathBuf,
+    throttled: Option<Polled>,
     packages: Vec<Package>,
     governor: PathBuf,
     profile: PathBuf,
@@ -50,12 +58,15 @@ impl Linux {
     fn at(root: &Path, ticks_per_second: u64) -> Self {
         let sys = root.join("sys");
         let cpu = sys.join("devices/system/cpu");
+        let throttled = cpu.join("cpu0/thermal_throttle/package_throttle_total_time_ms");
         Self {
             proc: root.join("proc"),
             tick_ns: 1_000_000_000 / ticks_per_second.max(1),
-            clocks: clocks(&cpu),
-            temperatures: temperatures(&sys.join("class")),
-            throttled: cpu.join("cpu0/thermal_throttle/package_throttle_total_time_ms"),
+            stat: Polled::at(root.join("proc/stat")),
+            workers: BTreeMap::new(),
+            clocks: clocks(&cpu).into_iter().map(Polled::at).collect(),
+            temperatures: temperatures(&sys.join("class")).into_iter().map(Polled::at).collect(),
+            throttled: throttled.exists().then(|| Polled::at(throttled)),
             packages: packages(&sys.join("class/powercap")),
             governor: cpu.join("cpu0/cpufreq/scaling_governor"),
             profile: sys.join("firmware/acpi/platform_profile"),
@@ -66,17 +77,23 @@ impl Linux {
     }
 
     /// Processor time of all processes.
-    fn busy_ns(&self) -> Result<u64, String> {
-        let path = self.proc.join("stat");
-        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let ticks = busy_ticks(&text).ok_or_else(|| format!("{}: no line of all processors", path.display()))?;
+    fn busy_ns(&mut self) -> Result<u64, String> {
+        let path = self.stat.path.display().to_string();
+        let text = self.stat.read().map_err(|error| format!("{path}: {error}"))?;
+        let ticks = busy_ticks(&text).ok_or_else(|| format!("{path}: no line of all processors"))?;
         Ok(ticks * self.tick_ns)
     }
 
-    /// Processor time of a worker; `None` once it has gone.
-    fn worker_ns(&self, process: u32) -> Option<u64> {
-        let text = fs::read_to_string(self.proc.join(process.to_string()).join("stat")).ok()?;
-        Some(process_ticks(&text)? * self.tick_ns)
+    /// Processor time of each worker; those that have gone are left out.
+    fn workers_ns(&mut self, workers: &BTreeSet<u32>) -> BTreeMap<u32, u64> {
+        self.workers.retain(|process, _| workers.contains(process));
+        for process in workers {
+            let path = || self.proc.join(process.to_string()).join("stat");
+            self.workers.entry(*process).or_insert_with(|| Polled::at(path()));
+        }
+        let ticks =
+            self.workers.iter_mut().filter_map(|(process, stat)| Some((*process, process_ticks(&stat.read().ok()?)?)));
+        ticks.map(|(process, ticks)| (process, ticks * self.tick_ns)).collect()
     }
 
     fn read_rarely(&self) -> Reading {
@@ -99,22 +116,50 @@ impl Source for Linux {
             self.rarely = self.read_rarely();
         }
         self.readings = self.readings.wrapping_add(1);
-        let khz: Vec<f64> = self.clocks.iter().filter_map(|path| number(path)).collect();
-        let celsius = self.temperatures.iter().filter_map(|path| number(path)).map(|milli| milli / 1e3);
+        let khz: Vec<f64> = self.clocks.iter_mut().filter_map(Polled::number).collect();
+        let celsius = self.temperatures.iter_mut().filter_map(Polled::number::<f64>).map(|milli| milli / 1e3);
+        let celsius = celsius.reduce(f64::max);
         into.host = Reading {
             host_busy_ns: Some(self.busy_ns()?),
             cpu_mhz: (!khz.is_empty()).then(|| khz.iter().sum::<f64>() / khz.len() as f64 / 1e3),
-            cpu_temperature_c: celsius.reduce(f64::max),
+            cpu_temperature_c: celsius,
             ..self.rarely.clone()
         };
-        into.busy_ns = workers.iter().filter_map(|worker| Some((*worker, self.worker_ns(*worker)?))).collect();
-        let slowed = line(&self.throttled).and_then(|text| text.parse::<u64>().ok()).map(|ms| ms * 1_000_000);
+        into.busy_ns = self.workers_ns(workers);
+        let slowed = self.throttled.as_mut().and_then(Polled::number::<u64>).map(|ms| ms * 1_000_000);
         let reading = &mut into.devices.entry(DeviceId::CPU).or_default().reading;
         reading.throttled_ns = Throttled { hw_thermal: slowed, ..Throttled::default() };
         // All of them or none: a sum with one missing would be too small.
         let packages = self.packages.iter_mut().map(Package::drawn_uj).collect::<Option<Vec<u64>>>();
         reading.energy_mj = packages.filter(|all| !all.is_empty()).map(|all| all.iter().sum::<u64>() / 1_000);
         Ok(())
+    }
+}
+
+/// A file of the kernel that is read again and again.
+struct Polled {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Polled {
+    fn at(path: PathBuf) -> Self {
+        Self { path, file: None }
+    }
+
+    /// Its first kilobyte as it is now.
+    fn read(&mut self) -> io::Result<String> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(File::open(&self.path)?),
+        };
+        let mut bytes = [0; 1024];
+        let n = file.read_at(&mut bytes, 0)?;
+        Ok(String::from_utf8_lossy(&bytes[..n]).into_owned())
+    }
+
+    fn number<T: FromStr>(&mut self) -> Option<T> {
+        self.read().ok()?.trim().parse().ok()
     }
 }
 
@@ -208,10 +253,6 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn line(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
-}
-
-fn number(path: &Path) -> Option<f64> {
-    line(path)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ impl Machine {
             .with(part::MACHINE, Some(self.agent.as_str()))
             .with(part::OS, os)
             .with(part::KERNEL, host("kernel"))
+            .with(part::HUGE_PAGES, host("huge_pages"))
             .with(part::ENVIRONMENT_WITHHELD, host("environment_withheld"));
         match self.devices.iter().find(|found| found.id == device) {
             Some(device) => of_device(fingerprint, device),

@@ -35,6 +35,8 @@ pub const ECC: &str = "ecc";
 pub const MIG: &str = "mig";
 /// What the device may draw.
 pub const POWER_LIMIT: &str = "power_limit";
+/// How the device's clocks are limited by a person: as the vendor has them, or set.
+pub const CLOCKS: &str = "clocks";
 /// Whether the driver stays loaded while nobody uses the device.
 pub const PERSISTENCE: &str = "persistence";
 /// The policy by which the host chooses its processors' clock.
@@ -43,6 +45,8 @@ pub const GOVERNOR: &str = "governor";
 pub const OS: &str = "os";
 /// Its kernel.
 pub const KERNEL: &str = "kernel";
+/// When its kernel gives huge pages to those who ask, as workers do.
+pub const HUGE_PAGES: &str = "huge_pages";
 /// Variables of the agent's environment that would have changed the measurement and were kept from the worker.
 pub const ENVIRONMENT_WITHHELD: &str = "environment_withheld";
 /// Version of the worker program.
@@ -93,7 +97,7 @@ impl Bearing {
     pub fn of(part: &str) -> Self {
         match part {
             MACHINE | DEVICE | DEVICE_UUID | MEMORY | CORES | ARTIFACT | METHOD => Self::Incomparable,
-            DRIVER | ECC | MIG | POWER_LIMIT | GOVERNOR | ENGINE | WORKER_SIMD => Self::Explains,
+            DRIVER | ECC | MIG | POWER_LIMIT | CLOCKS | GOVERNOR | HUGE_PAGES | ENGINE | WORKER_SIMD => Self::Explains,
             _ => Self::Noted,
         }
     }

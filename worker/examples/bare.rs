@@ -1,12 +1,13 @@
 //! The candle backend against a bare loop over candle-transformers, in turns, in one process:
 //!
 //! ```text
-//! cargo run --release --workspace --example bare -- FOLDER [PROMPT GENERATE PAIRS]
+//! cargo run --release --workspace --example bare -- FOLDER [PROMPT GENERATE PAIRS [ours|bare]]
 //! ```
 //!
 //! The bare loop is what candle's own examples do: a tensor of the token, a forward pass, the likeliest id read back. It knows
 //! no cells, no repetitions, no samples. Both hold a model of their own and take turns step by step, so that what is compared
-//! lies milliseconds apart. They decode the same tokens, and the example fails where they differ.
+//! lies milliseconds apart. They decode the same tokens, and the example fails where they differ. Where in memory a model
+//! comes to lie makes a difference of its own, so the last argument says whose is loaded first: run it both ways.
 
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -39,14 +40,21 @@ trait Loop {
 fn main() -> Result<()> {
     process::fix_threads(cpu::default_threads());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let folder = PathBuf::from(arguments.first().context("usage: bare FOLDER [PROMPT GENERATE PAIRS]")?);
+    let folder = PathBuf::from(arguments.first().context("usage: bare FOLDER [PROMPT GENERATE PAIRS [ours|bare]]")?);
     let number = |at: usize, default: u32| arguments.get(at).map_or(Ok(default), |text| text.parse());
     let (prompt, generate, pairs) = (number(1, 128)?, number(2, 64)?, number(3, 10)?);
     let found = verify(&folder, Tokenizer::Optional)?;
     let precision = found.precision.context("weights of one precision")?;
     let ids = seeded(1, prompt, 1, found.shape.vocab)?.concat();
-    let mut bare = Bare::load(&folder, &found.shape, found.format, precision)?;
-    let mut backend = backend(&folder, found.format, precision)?;
+    let load_bare = || Bare::load(&folder, &found.shape, found.format, precision);
+    let load_ours = || backend(&folder, found.format, precision);
+    let (mut bare, mut backend) = match arguments.get(4).map(String::as_str) {
+        Some("ours") => {
+            let ours = load_ours()?;
+            (load_bare()?, ours)
+        }
+        _ => (load_bare()?, load_ours()?),
+    };
     let plan = Plan { name: "bare".to_owned(), batch: 1, prompt, generate, depth: 0 };
     let mut ours = Ours(backend.open(&plan)?);
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());

@@ -97,10 +97,11 @@ fn ours(regatta: &Path, home: &Path, test: &Test) -> Result<f64, Failure> {
     Ok(median(column(&csv, test.column)))
 }
 
-/// The same of llama-bench.
+/// The same of llama-bench, with memory asked for as agents do for workers.
 fn theirs(bench: &Path, model: &Path, test: &Test) -> Result<f64, Failure> {
     let (repetitions, threads) = (REPETITIONS.to_string(), threads().to_string());
-    let run = test.flags.iter().fold(Run::new(bench), |run, flag| run.args(&[flag]));
+    let run = Run::new(bench).env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+    let run = test.flags.iter().fold(run, |run, flag| run.args(&[flag]));
     let output = run
         .args(&["-r", &repetitions, "-t", &threads, "-fa", "1", "-o", "jsonl", "-m"])
         .arg(model)

@@ -70,9 +70,20 @@ pub fn host() -> BTreeMap<String, String> {
         ("hostname", host::name()),
         ("cpu", processor.name),
         ("physical_cores", processor.physical_cores.map(|count| count.to_string())),
+        ("huge_pages", huge_pages()),
         ("environment_withheld", Some(withheld).filter(|names| !names.is_empty())),
     ];
     facts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), label(&value?)))).collect()
+}
+
+/// When Linux gives huge pages to those who ask, as workers do: `always`, `madvise` or `never`.
+fn huge_pages() -> Option<String> {
+    chosen(&std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?)
+}
+
+/// The word in brackets.
+fn chosen(words: &str) -> Option<String> {
+    words.split_whitespace().find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned()))
 }
 
 /// Variables of this process that would change measurements, separated by spaces; workers do not get them.
@@ -97,6 +108,12 @@ mod tests {
         assert_eq!(devices[0].id, DeviceId::CPU);
         assert!(!devices[0].name.is_empty());
         assert!(devices[0].backends.is_empty());
+    }
+
+    #[test]
+    fn of_the_kernel_s_words_the_chosen_one_is_told() {
+        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
+        assert_eq!(chosen("always madvise never"), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Which environment variables a worker gets to see: those it needs to start and to find its devices.
+//! Which environment variables a worker gets to see: those it needs to start and to find its devices, and what is set for
+//! every worker.
 //!
 //! An allow-list, because what an engine reads from its environment changes what is measured (CUDA graphs, thread
 //! counts), and because tokens of the person who started the agent are none of a worker's business.
@@ -47,7 +48,16 @@ const ALLOWED: [&str; 33] = [
 const TELLING: [&str; 7] = ["GGML_", "LLAMA_", "CANDLE_", "OMP_", "ORT_", "MTL_", "CUDA_"];
 
 /// Names that change how engines work and begin like nothing else.
-const TELLING_NAMES: [&str; 2] = ["RAYON_NUM_THREADS", "MKL_NUM_THREADS"];
+const TELLING_NAMES: [&str; 3] = ["RAYON_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES"];
+
+/// What every worker gets: glibc asks the kernel for huge pages. With small ones a decode rate in host memory depends on where
+/// in the machine's memory the weights happen to lie, from one process to the next. It can be asked for from outside only.
+#[cfg(target_os = "linux")]
+pub(crate) const GIVEN: [(&str, &str); 1] = [("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")];
+
+/// What every worker gets: nothing is known that would help.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const GIVEN: [(&str, &str); 0] = [];
 
 /// The variables of `all` that a worker gets.
 pub(crate) fn allowed(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {

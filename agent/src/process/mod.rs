@@ -94,7 +94,7 @@ impl Surroundings {
     /// Starts `program`.
     pub(crate) fn start<A: AsRef<OsStr>>(&self, program: &Path, args: &[A]) -> io::Result<Process> {
         let mut command = Command::new(program);
-        command.args(args).env_clear().envs(environment::allowed(std::env::vars_os()));
+        command.args(args).env_clear().envs(environment::allowed(std::env::vars_os())).envs(environment::GIVEN);
         command.envs(self.extra.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         platform::prepare(&mut command);

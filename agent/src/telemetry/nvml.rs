@@ -79,6 +79,7 @@ impl Nvml {
                 .with(fingerprint::ECC, device.is_ecc_enabled().ok().map(|ecc| on(ecc.currently_enabled)))
                 // 1 is NVML_DEVICE_MIG_ENABLE.
                 .with(fingerprint::MIG, device.mig_mode().ok().map(|mode| on(mode.current == 1)))
+                .with(fingerprint::CLOCKS, clocks(&device))
                 .with(
                     fingerprint::POWER_LIMIT,
                     device.enforced_power_limit().ok().map(|mw| format!("{} W", mw / 1000)),
@@ -134,6 +135,20 @@ impl Source for Nvml {
         }
         Ok(())
     }
+}
+
+/// What a person has set the clocks to: `default`, or what differs. Clocks that were locked (`nvidia-smi -lgc`) can't be asked
+/// for; those show in the clock that is read with each repetition.
+fn clocks(device: &Device<'_>) -> Option<String> {
+    let clock = |clock| Some((device.applications_clock(clock).ok()?, device.default_applications_clock(clock).ok()?));
+    clock_policy(clock(Clock::SM), clock(Clock::Memory))
+}
+
+/// The same from what is set and its default, in MHz.
+fn clock_policy(sm: Option<(u32, u32)>, memory: Option<(u32, u32)>) -> Option<String> {
+    let set = [("SM", sm?), ("memory", memory?)].into_iter().filter(|(_, (set, default))| set != default);
+    let set: Vec<String> = set.map(|(name, (set, _))| format!("{name} {set} MHz")).collect();
+    Some(if set.is_empty() { "default".to_owned() } else { set.join(", ") })
 }
 
 /// Whether the driver stays loaded while nobody uses the device. There is no such mode on Windows.
@@ -231,6 +246,17 @@ mod tests {
         assert_eq!(named(Some("GPU-ab")), [cuda(0, Name::Uuid("GPU-ab".to_owned()))]);
         assert_eq!(named(Some("MIG-7,x")), [cuda(0, Name::Uuid("MIG-7".to_owned()))]);
         assert_eq!(named(Some("")), []);
+    }
+
+    #[test]
+    fn clocks_that_somebody_has_set_are_named() {
+        assert_eq!(clock_policy(Some((1980, 1980)), Some((2619, 2619))).as_deref(), Some("default"));
+        assert_eq!(clock_policy(Some((1200, 1980)), Some((2619, 2619))).as_deref(), Some("SM 1200 MHz"));
+        assert_eq!(
+            clock_policy(Some((1200, 1980)), Some((1593, 2619))).as_deref(),
+            Some("SM 1200 MHz, memory 1593 MHz")
+        );
+        assert_eq!(clock_policy(None, Some((1593, 2619))), None, "not known is not the default");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use regatta_core::failure::FailureKind;
 
 use super::{Backend, BackendError, Info, Limits, Load, Plan, Session, weights};
 use crate::argmax::argmax;
-use crate::native;
+use crate::{native, process};
 
 /// Tokens that are computed at once, llama.cpp's default for `n_ubatch`.
 pub const MICRO_BATCH: u32 = 512;
@@ -119,7 +119,8 @@ impl LlamaCpp {
             BackendError::engine(format!("llama.cpp can't load {}: {error}", weights.path.display()))
         })?;
         let attention = Attention::of(load.artifact.precision);
-        let settings = format!("threads {}; ubatch {MICRO_BATCH}; {attention}; mmap", load.threads);
+        let settings =
+            format!("threads {}; ubatch {MICRO_BATCH}; {attention}; mmap{}", load.threads, process::page_note());
         Ok(Self {
             engine,
             info: Info {

@@ -1,14 +1,14 @@
 //! `regatta show RUN --against OTHER`: in what the circumstances of two runs differ, cell by cell, and what follows.
 //!
-//! Cells are the same where engine, weights, workload and kind of device are; the machine may be another one, which is
-//! then among the differences. Pure but for loading the runs.
+//! Cells are paired as a comparison pairs them; the machine may be another one, which is then among the differences. Pure
+//! but for loading the runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Context;
-use regatta_core::cell::Cell;
 use regatta_core::fingerprint::{Difference, Fingerprint};
+use regatta_reporter::compare::{self, Chosen, Pairing};
 use regatta_reporter::dataset::{CellResult, Run};
 use serde_json::{Value, json};
 
@@ -60,33 +60,23 @@ pub(crate) async fn load(a: &str, b: &str, source: &SourceArgs, folders: &Folder
     Ok(Against::of(a, b))
 }
 
-/// What makes cells of two runs the same.
-fn key(cell: &Cell) -> String {
-    let build = cell.build.as_ref().map(|build| format!(", build {build}")).unwrap_or_default();
-    format!("{} {}, {} on {}{build}", cell.backend, cell.artifact, cell.workload.name, cell.device)
-}
-
 impl Against {
     fn of(a: &Run, b: &Run) -> Self {
-        let mut left: BTreeMap<String, &CellResult> = a.cells.iter().map(|cell| (key(&cell.cell), cell)).collect();
+        let Pairing { matched, only_in_base, only_in_candidate } = compare::pair(Chosen::all(a), Chosen::all(b));
         let mut groups: BTreeMap<Values, (Vec<Difference>, Vec<String>)> = BTreeMap::new();
-        let (mut unknown, mut only_b) = (0, 0);
-        for cell in &b.cells {
-            let name = key(&cell.cell);
-            let Some(other) = left.remove(&name) else {
-                only_b += 1;
-                continue;
-            };
-            let (Some(x), Some(y)) = (known(other), known(cell)) else {
+        let mut unknown = 0;
+        for pair in matched {
+            let (Some(x), Some(y)) = (known(pair.base), known(pair.candidate)) else {
                 unknown += 1;
                 continue;
             };
             let differences = x.differences(y);
             let same = differences.iter().map(|d| (d.part.clone(), d.a.clone(), d.b.clone())).collect();
-            groups.entry(same).or_insert_with(|| (differences, Vec::new())).1.push(name);
+            groups.entry(same).or_insert_with(|| (differences, Vec::new())).1.push(pair.base.cell.label());
         }
         let groups = groups.into_values().collect();
-        Self { a: a.id.to_string(), b: b.id.to_string(), groups, unknown, only_a: left.len(), only_b }
+        let (only_a, only_b) = (only_in_base.len(), only_in_candidate.len());
+        Self { a: a.id.to_string(), b: b.id.to_string(), groups, unknown, only_a, only_b }
     }
 
     /// For people.

@@ -56,15 +56,21 @@ impl Cell {
 impl Cell {
     /// For people: `tinyllama-1.1b · candle · q8_0 · chat on host-a cpu`.
     pub fn label(&self) -> String {
-        let Self { agent, device, backend, artifact, workload, replica, build } = self;
+        let Self { agent, device, build, .. } = self;
         let build = build.as_ref().map(|build| format!(", build {build}")).unwrap_or_default();
+        format!("{}{build} on {agent} {device}", self.work())
+    }
+
+    /// What is measured, wherever and with whatever build that is: `tinyllama-1.1b · candle · q8_0 · chat`.
+    pub fn work(&self) -> String {
+        let Self { backend, artifact, workload, replica, .. } = self;
         let synthetic = if artifact.weights == Weights::Synthetic { " (synthetic)" } else { "" };
         let replica = match workload.replicas {
             1 => String::new(),
             replicas => format!(", replica {} of {replicas}", replica + 1),
         };
         let (model, precision, name) = (&artifact.model, artifact.precision, &workload.name);
-        format!("{model}{synthetic} · {backend} · {precision} · {name}{replica}{build} on {agent} {device}")
+        format!("{model}{synthetic} · {backend} · {precision} · {name}{replica}")
     }
 }
 

@@ -25,7 +25,7 @@ use serde::Serialize;
 pub use self::circumstances::Difference;
 pub use self::junit::junit;
 pub use self::markdown::markdown;
-use self::pairing::{Matched, Pairing};
+pub use self::pairing::{Matched, Pairing, pair};
 pub use self::text::text;
 use crate::dataset::{CellResult, Run};
 use crate::stats::{self, Repetition};
@@ -263,7 +263,7 @@ pub fn compare(base: Chosen<'_>, candidate: Chosen<'_>, options: Options) -> Res
         let build = base.build.map(|build| format!("@{build}")).unwrap_or_default();
         return Err(Refused::Same(format!("run {}{build}", base.run.id)));
     }
-    let Pairing { matched, only_in_base, only_in_candidate } = pairing::pair(base, candidate);
+    let Pairing { matched, only_in_base, only_in_candidate } = pair(base, candidate);
     let (measured, missing): (Vec<Matched<'_>>, Vec<Matched<'_>>) =
         matched.into_iter().partition(|pair| pair.base.is_ok() && pair.candidate.is_ok());
     if measured.is_empty() {

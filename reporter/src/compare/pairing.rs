@@ -1,6 +1,5 @@
 //! Which cell of one run is which of the other: the same model, weights, backend and workload on the same kind of device.
 
-use regatta_core::artifact::Weights;
 use regatta_core::cell::Cell;
 
 use super::Chosen;
@@ -8,21 +7,27 @@ use crate::dataset::{CellResult, Run};
 use crate::text;
 
 /// A cell that is on both sides.
-pub(super) struct Matched<'a> {
-    pub(super) base: &'a CellResult,
-    pub(super) candidate: &'a CellResult,
+#[derive(Debug)]
+pub struct Matched<'a> {
+    /// Of the base.
+    pub base: &'a CellResult,
+    /// Of the candidate.
+    pub candidate: &'a CellResult,
 }
 
 /// The cells of both sides.
-pub(super) struct Pairing<'a> {
+#[derive(Debug)]
+pub struct Pairing<'a> {
     /// Those on both, in the order of the base.
-    pub(super) matched: Vec<Matched<'a>>,
-    pub(super) only_in_base: Vec<&'a CellResult>,
-    pub(super) only_in_candidate: Vec<&'a CellResult>,
+    pub matched: Vec<Matched<'a>>,
+    /// Cells that only the base has.
+    pub only_in_base: Vec<&'a CellResult>,
+    /// Cells that only the candidate has.
+    pub only_in_candidate: Vec<&'a CellResult>,
 }
 
 /// Finds each cell's partner: on the same device if that is there, else on one of the same name, else on one of its kind.
-pub(super) fn pair<'a>(base: Chosen<'a>, candidate: Chosen<'a>) -> Pairing<'a> {
+pub fn pair<'a>(base: Chosen<'a>, candidate: Chosen<'a>) -> Pairing<'a> {
     let mut left: Vec<&CellResult> = candidate.cells().collect();
     let mut waiting: Vec<&CellResult> = base.cells().collect();
     // Where no build is chosen, what one measured is held against what the one of that name measured.
@@ -67,14 +72,5 @@ fn same_work(a: &Cell, b: &Cell, any_build: bool) -> bool {
 
 /// `tinyllama-1.1b · candle · q8_0 · chat on cpu`.
 pub(super) fn label(cell: &Cell) -> String {
-    let Cell { device, backend, artifact, workload, replica, .. } = cell;
-    let synthetic = if artifact.weights == Weights::Synthetic { " (synthetic)" } else { "" };
-    let replica = match workload.replicas {
-        1 => String::new(),
-        replicas => format!(", replica {} of {replicas}", replica + 1),
-    };
-    text::label(&format!(
-        "{}{synthetic} · {backend} · {} · {}{replica} on {}",
-        artifact.model, artifact.precision, workload.name, device
-    ))
+    text::label(&format!("{} on {}", cell.work(), cell.device))
 }

@@ -48,15 +48,9 @@ pub(super) fn cells(dataset: &Dataset) -> impl Iterator<Item = (&Run, &CellResul
     all.filter(|(_, cell)| cell.is_ok() && cell.cell.workload.replicas == 1)
 }
 
-/// A cell's name, the same from run to run: `tinyllama-1.1b (synthetic) q8_0 on llama.cpp, cpu of bench-01: chat`.
+/// A cell's name, the same from run to run.
 pub(super) fn name(result: &CellResult) -> String {
-    let cell = &result.cell;
-    let artifact = &cell.artifact;
-    let replica = if cell.workload.replicas > 1 { format!(", replica {}", cell.replica) } else { String::new() };
-    text::label(&format!(
-        "{} ({}) {} on {}, {} of {}: {}{replica}",
-        artifact.model, artifact.weights, artifact.precision, cell.backend, cell.device, cell.agent, cell.workload.name
-    ))
+    text::label(&result.cell.label())
 }
 
 /// The name, with the run's id where there are several: what tells the same cell of two runs apart.

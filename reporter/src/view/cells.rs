@@ -17,10 +17,10 @@ use crate::stats::{Intervals, Repetition, Summary};
 use crate::text;
 
 /// Repetitions in a report at most, over all of its cells.
-const MAX_REPETITIONS: usize = 2500;
+const MAX_REPETITIONS: usize = 3000;
 
 /// Repetitions of a cell that are shown however many cells there are.
-const MIN_REPETITIONS: usize = 2;
+const MIN_REPETITIONS: usize = 3;
 
 /// A number as a table shows it, and as it is sorted.
 #[derive(Debug, Clone, PartialEq, Serialize)]

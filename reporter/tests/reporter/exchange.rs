@@ -140,7 +140,7 @@ fn junit_has_a_case_for_each_cell() {
 fn bencher_gets_medians_and_intervals() {
     let text = export(&common::sweeps(), &options(), Format::Bmf).unwrap();
     let bmf: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let cell = &bmf["mistral-7b (real) f16 on llama.cpp, cuda:0 of gpu-01: chat-128-128-d0-b1"];
+    let cell = &bmf["mistral-7b · llama.cpp · f16 · chat-128-128-d0-b1 on gpu-01 cuda:0"];
     let rate = &cell["decode-rate"];
     let value = |name: &str| rate[name].as_f64().unwrap();
     assert!(value("lower_value") <= value("value") && value("value") <= value("upper_value"), "{cell}");
@@ -150,6 +150,21 @@ fn bencher_gets_medians_and_intervals() {
         serde_json::from_str(&export(&common::demo(), &options(), Format::Bmf).unwrap()).unwrap();
     assert!(demo.as_object().unwrap().values().all(|cell| cell["ttft"].get("lower_value").is_none()));
     assert_eq!(demo.as_object().unwrap().len(), 32);
+}
+
+#[test]
+fn what_two_builds_measured_has_two_names() {
+    let mut dataset = common::demo();
+    let mut others = dataset.runs[0].cells.clone();
+    for (name, cells) in [("base", &mut dataset.runs[0].cells), ("candidate", &mut others)] {
+        for cell in cells {
+            cell.cell.build = Some(name.parse().unwrap());
+            cell.hash = cell.cell.hash();
+        }
+    }
+    dataset.runs[0].cells.extend(others);
+    let bmf: serde_json::Value = serde_json::from_str(&export(&dataset, &options(), Format::Bmf).unwrap()).unwrap();
+    assert_eq!(bmf.as_object().unwrap().len(), 64);
 }
 
 #[test]

@@ -18,6 +18,9 @@ const REACH_NS: u64 = 300_000_000;
 /// Energy counters move in steps of a tenth of a second: windows shorter than this, in nanoseconds, get no energy.
 pub const MIN_ENERGY_NS: u64 = 10_000_000_000;
 
+/// The same of processor time, which some sources read once a second only.
+const LOAD_REACH_NS: u64 = 1_300_000_000;
+
 /// Processor time is counted in ticks of ten milliseconds: load is taken over this many nanoseconds at least, those
 /// before a short window included.
 const MIN_LOAD_NS: u64 = 1_000_000_000;
@@ -362,12 +365,13 @@ impl<'r> Window<'r> {
 
 /// Processor time of others over the window, or over the last second where the window is shorter.
 fn load_by_others(readings: &[(u64, Reading)], window: &Window<'_>) -> Option<f64> {
+    // Not every reading tells it.
     let known = |(at, reading): &(u64, Reading)| Some((*at, reading.host_busy_ns?, reading.own_busy_ns?));
-    let last = window.after.or(window.inside.last()).and_then(known)?;
+    let last = window.after.into_iter().chain(window.inside.iter().rev()).find_map(known)?;
     let from = window.start.min(last.0.checked_sub(MIN_LOAD_NS)?);
     // The reading before that moment, however short before: the span may be longer, never shorter.
-    let first = readings[..readings.partition_point(|(at, _)| *at <= from)].last();
-    let first = first.filter(|(at, _)| from - at <= REACH_NS).and_then(known)?;
+    let before = &readings[..readings.partition_point(|(at, _)| *at <= from)];
+    let first = before.iter().rev().find_map(known).filter(|(at, ..)| from - at <= LOAD_REACH_NS)?;
     let own = last.2.checked_sub(first.2)?;
     // Both are rounded to ticks: others may seem to have taken less than nothing.
     let others = last.1.checked_sub(first.1)?.saturating_sub(own);

@@ -43,6 +43,8 @@ trait Source: Send {
 /// Everything that was read at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Snapshot {
+    /// Somebody waits for it, the worker at rest: what takes long to read is read.
+    asked: bool,
     /// The host; fields of devices are absent.
     host: Reading,
     /// Processor time of each worker so far, in nanoseconds, by process id.
@@ -169,6 +171,7 @@ mod tests {
             processes: Some(processes.iter().copied().collect()),
         };
         Snapshot {
+            asked: false,
             host: Reading { host_busy_ns: Some(9), ..Reading::default() },
             busy_ns: BTreeMap::from([(7, 5)]),
             devices: BTreeMap::from([(CUDA.parse().unwrap(), state)]),

@@ -22,8 +22,8 @@ use crate::cooling::Heat;
 /// Snapshots that are kept at most: an hour at the usual pace.
 const MAX_KEPT: usize = 36_000;
 
-/// How far before a window snapshots are of use: load is taken over a second at least.
-const BEFORE_NS: u64 = 2_000_000_000;
+/// How far before a window snapshots are of use: load is taken over a second at least, and read once a second.
+const BEFORE_NS: u64 = 3_000_000_000;
 
 /// A source that failed is tried again after this time.
 const RETRY: Duration = Duration::from_secs(30);
@@ -249,7 +249,7 @@ impl Shared {
         let mut next = Instant::now();
         while let Some(asked) = self.wait(next) {
             let workers = self.lock().workers.clone();
-            let (at, mut snapshot) = (self.now(), Snapshot::default());
+            let (at, mut snapshot) = (self.now(), Snapshot { asked: !asked.is_empty(), ..Snapshot::default() });
             for source in &mut *sources {
                 self.lock().in_hand = Some((source.source.name(), Instant::now()));
                 source.read(&workers, &mut snapshot);

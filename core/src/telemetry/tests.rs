@@ -85,6 +85,13 @@ fn load_by_others_leaves_the_worker_out_and_looks_back_a_second() {
     close(load(SECOND, 3 * SECOND), 0.5);
     close(load(2_010 * MS, 2_020 * MS), 0.5);
     assert_eq!(load(10 * MS, 20 * MS), None, "there is no second to look back to");
+    // A source that tells it once a second.
+    let mut rare = series(5, |i| {
+        let (host_busy_ns, own_busy_ns) = busy(i);
+        Reading { host_busy_ns, own_busy_ns, ..Reading::default() }
+    });
+    rare.iter_mut().filter(|(at, _)| !at.is_multiple_of(SECOND)).for_each(|(_, reading)| *reading = Reading::default());
+    close(summarise(&rare, 2_500 * MS, 4 * SECOND).unwrap().load_by_others, 0.5);
     let alone = series(4, |i| Reading { host_busy_ns: busy(i).0, ..Reading::default() });
     assert_eq!(summarise(&alone, SECOND, 3 * SECOND).unwrap().load_by_others, None);
 }

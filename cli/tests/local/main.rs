@@ -13,6 +13,8 @@ mod faults;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod follow;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod imports;

@@ -5,9 +5,13 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod browser;
+#[cfg(test)]
 mod circumstances;
 #[cfg(test)]
 mod compare;
+#[cfg(test)]
+mod dashboard;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

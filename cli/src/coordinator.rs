@@ -9,6 +9,7 @@ use regatta_coordinator::{Config, Coordinator, Limits, Tls};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::dashboard;
 use crate::exit::{BadInput, Exit};
 use crate::logs::{self, LogArgs};
 use crate::output;
@@ -64,6 +65,12 @@ pub(crate) struct CoordinatorSettings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
         env = "REGATTA_COORDINATOR_METRICS_PUBLIC")]
     metrics_public: Option<bool>,
+    /// Address and port for the dashboard, read-only pages for browsers [default: none]
+    ///
+    /// On a loopback address it is open, as the coordinator is; any other needs --tls-cert and --tls-key, and who looks signs
+    /// in with a token. It may be the same as that of --metrics.
+    #[arg(long, value_name = "ADDR", env = "REGATTA_COORDINATOR_DASHBOARD")]
+    dashboard: Option<SocketAddr>,
     /// Connections at the same time [default: 4096]
     #[arg(long, value_name = "N", env = "REGATTA_COORDINATOR_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
@@ -119,6 +126,7 @@ impl CoordinatorSettings {
         config.require_token = self.require_token.unwrap_or(false);
         config.metrics = self.metrics;
         config.metrics_public = self.metrics_public.unwrap_or(false);
+        config.dashboard = self.dashboard.map(dashboard::at);
         config.limits.connections = self.max_connections.unwrap_or(config.limits.connections).max(1);
         if let Some(file) = &self.schedules {
             config.schedules = schedules::read(file, (config.clock)())?;
@@ -153,6 +161,9 @@ pub(crate) async fn run(
     output::line(&format!("listening on {}", bound.addr()));
     if let Some(address) = bound.metrics_addr() {
         output::line(&format!("metrics on http://{address}/metrics"));
+    }
+    if let Some((address, encrypted)) = bound.dashboard_addr() {
+        output::line(&format!("dashboard on {}://{address}/", if encrypted { "https" } else { "http" }));
     }
     tokio::select! {
         served = bound.serve(soft) => {

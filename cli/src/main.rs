@@ -9,6 +9,7 @@ mod cells;
 mod compare;
 mod connect;
 mod coordinator;
+mod dashboard;
 mod devices;
 mod exit;
 mod fetch;

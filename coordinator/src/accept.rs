@@ -23,7 +23,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 /// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Connections that may wait to be served.
 const WAITING: usize = 64;
@@ -56,8 +56,8 @@ pub enum TlsError {
 }
 
 impl Tls {
-    /// Reads the files and checks them against each other.
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+    /// Reads the files and checks them against each other; `protocol` is what is spoken on such connections.
+    pub(crate) fn acceptor(&self, protocol: &[u8]) -> Result<TlsAcceptor, TlsError> {
         let identity = Identity::read(&self.cert, &self.key)?;
         let builder = ServerConfig::builder_with_provider(pem::provider())
             .with_safe_default_protocol_versions()
@@ -77,7 +77,7 @@ impl Tls {
         };
         let config = builder.with_single_cert(identity.chain, identity.key);
         let mut config = config.map_err(|error| TlsError::Refused(error.to_string()))?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,9 +39,11 @@ pub(crate) enum Needs {
     Role(&'static [Role]),
 }
 
+/// Who may look at runs and agents.
+const LOOK: Needs = Needs::Role(&[Role::Viewer, Role::Submitter]);
+
 /// What a call needs, by its path. A method that is not listed is nobody's: who adds one has to say whose it is.
 pub(crate) fn needs(path: &str) -> Needs {
-    const LOOK: Needs = Needs::Role(&[Role::Viewer, Role::Submitter]);
     const CHANGE: Needs = Needs::Role(&[Role::Submitter]);
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
     match (service, method) {
@@ -179,6 +182,27 @@ impl Gate {
         })?;
         request.extensions_mut().insert(caller);
         Ok(())
+    }
+
+    /// Whether the peer may make one more call.
+    pub(crate) fn has_room_for(&self, peer: SocketAddr) -> bool {
+        self.limiter.take(peer.ip(), Instant::now())
+    }
+
+    /// The holder of a token, if they may look at runs and agents.
+    pub(crate) async fn viewer(&self, token: &str) -> Result<Caller, Status> {
+        let token: Token = token.parse().map_err(|error: NotAToken| Status::unauthenticated(error.to_string()))?;
+        let caller = Caller::Token(Arc::new(self.holder(&token).await?));
+        caller.check(LOOK, "the dashboard")?;
+        Ok(caller)
+    }
+
+    /// Whether a caller's token is still good: it is looked up again, as for a call.
+    pub(crate) async fn is_good(&self, caller: &Caller) -> Result<bool, Status> {
+        let Caller::Token(holder) = caller else { return Ok(true) };
+        let record = self.reader.token(&holder.id).await.map_err(|error| wire::status(&error))?;
+        let good = record.is_some_and(|record| record.standing((self.clock)()) == Standing::Good);
+        Ok(good && !holder.gone.is_cancelled())
     }
 
     async fn caller(&self, headers: &http::HeaderMap, names: Option<Arc<[String]>>) -> Result<Caller, Status> {

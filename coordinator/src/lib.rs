@@ -14,6 +14,7 @@ mod actor;
 mod artifacts;
 mod auth;
 pub mod barrier;
+mod dashboard;
 mod export;
 mod health;
 mod http;
@@ -29,6 +30,7 @@ mod wal;
 mod wire;
 
 pub use crate::accept::{Tls, TlsError};
+pub use crate::dashboard::{Drawing, Night, Report, Series};
 pub use crate::limit::Rate;
 pub use crate::nights::Planned;
-pub use crate::server::{Bound, Config, Coordinator, CoordinatorError, Limits};
+pub use crate::server::{Bound, Config, Coordinator, CoordinatorError, DashboardAt, Limits};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use regatta_core::cell::CellHash;
 use regatta_core::digest::Digest;
-use regatta_core::id::{RunId, is_unprintable};
+use regatta_core::id::{RunId, TrialId, is_unprintable};
 use regatta_core::policy::Passes;
 use regatta_core::run::RunState;
 use regatta_core::scenario::{self, ScenarioBundle};
@@ -13,7 +13,7 @@ use regatta_proto::pb;
 use regatta_proto::pb::run_service_server::RunService;
 use regatta_store::{
     AgentRecord, Answer, AnswerVerdicts, CellRecord, EventRecord, ExcludeNight, NewRun, Reader, RunRecord, RunSummary,
-    Service, Store, StoreError, Writer,
+    Service, Store, StoreError, TrialRecord, Writer,
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -66,12 +66,7 @@ impl Runs {
 
     /// The cells of a run. Of each trial that an agent has, the first open cell is running.
     async fn cells(&self, run: &RunId) -> Result<Vec<pb::Cell>, StoreError> {
-        let trials = self.reader.trials(run).await?;
-        let mut at_work: HashSet<_> = trials
-            .into_iter()
-            .filter(|trial| trial.state.is_held() && !trial.delivered)
-            .map(|trial| trial.id)
-            .collect();
+        let mut at_work = at_work(self.reader.trials(run).await?);
         let cells = self.reader.cells(run).await?;
         let cell = |cell: &CellRecord| {
             let is_open = cell.outcome.is_none();
@@ -84,6 +79,12 @@ impl Runs {
         let agent = convert::parse("agent_id", agent).map_err(|error| invalid(&error))?;
         self.actor.ask(|reply| Event::Service { agent, service, reason, reply }).await
     }
+}
+
+/// Of each of these trials that an agent has, the first open cell is running.
+pub(crate) fn at_work(trials: Vec<TrialRecord>) -> HashSet<TrialId> {
+    let held = trials.into_iter().filter(|trial| trial.state.is_held() && !trial.delivered);
+    held.map(|trial| trial.id).collect()
 }
 
 /// The run of that `id` that repeats these cells of another one, or, without any, those that it has left undone.
@@ -119,7 +120,7 @@ pub(crate) async fn repetition(
 }
 
 /// How a run goes on, if it does.
-async fn outlook(actor: &Handle, summary: &RunSummary) -> Result<Option<Outlook>, Status> {
+pub(crate) async fn outlook(actor: &Handle, summary: &RunSummary) -> Result<Option<Outlook>, Status> {
     if summary.state != RunState::Active {
         return Ok(None);
     }

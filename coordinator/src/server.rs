@@ -30,6 +30,8 @@ use crate::accept::{self, Tls, TlsError};
 use crate::actor::{self, Actor, Handle};
 use crate::artifacts::{Artifacts, Pace};
 use crate::auth::Gate;
+use crate::dashboard::live::Live;
+use crate::dashboard::{self, Dashboard, Drawing};
 use crate::http as pages;
 use crate::limit::Rate;
 use crate::metrics::Metrics;
@@ -80,6 +82,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether those may be seen from other machines: they need no credentials.
     pub metrics_public: bool,
+    /// The dashboard, if there is one.
+    pub dashboard: Option<DashboardAt>,
     /// How much callers may ask for.
     pub limits: Limits,
     /// The root of weights that agents may fetch; `None` serves none.
@@ -105,6 +109,15 @@ pub struct Config {
     pub trap: Option<Trap>,
 }
 
+/// Where the dashboard is, and what it is drawn with.
+#[derive(Debug, Clone)]
+pub struct DashboardAt {
+    /// Its address, which may be that of the metrics; port 0 takes a free one. Anything but loopback needs TLS.
+    pub listen: SocketAddr,
+    /// Draws reports and charts.
+    pub drawing: Arc<dyn Drawing>,
+}
+
 /// How much callers may ask for.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -125,8 +138,13 @@ impl Default for Limits {
 impl Config {
     /// Whether everyone who calls needs credentials.
     fn requires_credentials(&self) -> bool {
+        self.requires_credentials_at(self.listen)
+    }
+
+    /// Whether everyone needs credentials who comes to that address.
+    fn requires_credentials_at(&self, address: SocketAddr) -> bool {
         let certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        self.require_token || certificates || !self.listen.ip().is_loopback()
+        self.require_token || certificates || !address.ip().is_loopback()
     }
 
     /// A free port on loopback, leases of 40 s, heartbeats every 10 s, quarantine after 3 failures.
@@ -137,6 +155,7 @@ impl Config {
             require_token: false,
             metrics: None,
             metrics_public: false,
+            dashboard: None,
             limits: Limits::default(),
             model_root: None,
             db: db.into(),
@@ -170,6 +189,12 @@ pub enum CoordinatorError {
     /// Anyone in the network could look.
     #[error("metrics on {0} could be seen by anyone in the network: use a loopback address, or say --metrics-public")]
     PublicMetrics(SocketAddr),
+    /// A token would travel in the clear.
+    #[error(
+        "a dashboard on {0} needs TLS, because people send it a token: give --tls-cert FILE and --tls-key FILE, or use a \
+         loopback address (127.0.0.1, [::1]) and reach it with 'ssh -L'"
+    )]
+    PlainDashboard(SocketAddr),
     /// The certificates can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -215,19 +240,103 @@ impl Coordinator {
         if let Some(metrics) = config.metrics.filter(|metrics| !metrics.ip().is_loopback() && !config.metrics_public) {
             return Err(CoordinatorError::PublicMetrics(metrics));
         }
-        let tls = config.tls.as_ref().map(Tls::acceptor).transpose()?;
+        let tls = config.tls.as_ref().map(|tls| tls.acceptor(b"h2")).transpose()?;
         let (listener, address) = listen(config.listen).await?;
-        let metrics = match config.metrics {
-            Some(address) => Some(listen(address).await?),
-            None => None,
-        };
+        let http = Http::bind(&config).await?;
         let options = StoreOptions { trap: config.trap.clone(), longest_read: config.longest_read };
         let store = Store::open_with(&config.db, config.clock, options).await?;
         if let Err(error) = somebody_may_call(&config, store.reader()).await {
             store.close().await;
             return Err(error);
         }
-        Ok(Bound { config, address, listener, tls, metrics, store })
+        Ok(Bound { config, address, listener, tls, http, store })
+    }
+}
+
+/// A listener that speaks plain HTTP, its address, and TLS where that is needed.
+struct Web {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+/// The listeners for machines that watch and for browsers.
+enum Http {
+    /// Neither of them is wanted.
+    Nothing,
+    /// One for both.
+    Shared(Web),
+    /// One for each that is wanted.
+    Apart { metrics: Option<Web>, dashboard: Option<Web> },
+}
+
+impl Http {
+    async fn bind(config: &Config) -> Result<Self, CoordinatorError> {
+        let dashboard = config.dashboard.as_ref().map(|dashboard| dashboard.listen);
+        let tls = match dashboard.filter(|address| !address.ip().is_loopback()) {
+            Some(address) => {
+                let tls = config.tls.as_ref().ok_or(CoordinatorError::PlainDashboard(address))?;
+                Some(tls.acceptor(b"http/1.1")?)
+            }
+            None => None,
+        };
+        let web = async |address: SocketAddr, tls| {
+            let (listener, address) = listen(address).await?;
+            Ok::<_, CoordinatorError>(Web { listener, address, tls })
+        };
+        Ok(match (config.metrics, dashboard) {
+            (None, None) => Self::Nothing,
+            (Some(metrics), Some(dashboard)) if metrics == dashboard => Self::Shared(web(dashboard, tls).await?),
+            (metrics, dashboard) => Self::Apart {
+                metrics: match metrics {
+                    Some(address) => Some(web(address, None).await?),
+                    None => None,
+                },
+                dashboard: match dashboard {
+                    Some(address) => Some(web(address, tls).await?),
+                    None => None,
+                },
+            },
+        })
+    }
+
+    fn metrics(&self) -> Option<&Web> {
+        match self {
+            Self::Nothing => None,
+            Self::Shared(web) => Some(web),
+            Self::Apart { metrics, .. } => metrics.as_ref(),
+        }
+    }
+
+    fn dashboard(&self) -> Option<&Web> {
+        match self {
+            Self::Nothing => None,
+            Self::Shared(web) => Some(web),
+            Self::Apart { dashboard, .. } => dashboard.as_ref(),
+        }
+    }
+
+    /// Serves what is wanted, each at its place.
+    fn serve(self, pages: pages::Pages, dashboard: Option<Arc<Dashboard>>, tasks: &TaskTracker) {
+        let stop = pages.stop.clone();
+        let serve = |Web { listener, address, tls }: Web, site: pages::Site| {
+            info!(%address, encrypted = tls.is_some(), metrics = site.pages.is_some(), dashboard = site.dashboard.is_some(),
+                "HTTP is served");
+            tasks.spawn(pages::serve(listener, tls, site));
+        };
+        let pages = Arc::new(pages);
+        match self {
+            Self::Nothing => {}
+            Self::Shared(web) => serve(web, pages::Site { pages: Some(pages), dashboard, stop }),
+            Self::Apart { metrics, dashboard: web } => {
+                if let Some(metrics) = metrics {
+                    serve(metrics, pages::Site { pages: Some(pages), dashboard: None, stop: stop.clone() });
+                }
+                if let Some(web) = web {
+                    serve(web, pages::Site { pages: None, dashboard, stop });
+                }
+            }
+        }
     }
 }
 
@@ -258,7 +367,7 @@ pub struct Bound {
     address: SocketAddr,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    metrics: Option<(TcpListener, SocketAddr)>,
+    http: Http,
     store: Store,
 }
 
@@ -276,7 +385,12 @@ impl Bound {
 
     /// The address of the metrics, with the real port.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref().map(|(_, address)| *address)
+        self.http.metrics().map(|web| web.address)
+    }
+
+    /// The address of the dashboard, with the real port, and whether it is encrypted.
+    pub fn dashboard_addr(&self) -> Option<(SocketAddr, bool)> {
+        self.http.dashboard().map(|web| (web.address, web.tls.is_some()))
     }
 
     /// Reads the database, until the coordinator stops.
@@ -286,7 +400,7 @@ impl Bound {
 
     /// Serves until `shutdown`, then lets agents know, ends what is open, and closes the database.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
-        let Self { config, address, listener, tls, metrics: metrics_listener, store } = self;
+        let Self { config, address, listener, tls, http, store } = self;
         let shutdown = shutdown.child_token();
         // Sessions end when the actor has said good-bye to them, streams of people along with them.
         let stop = CancellationToken::new();
@@ -298,7 +412,12 @@ impl Bound {
         let gate = Gate::new(config.requires_credentials(), store.reader().clone(), config.clock, config.limits.calls);
         let gate = Arc::new(gate);
         let room = Room { store: &store, handle: &handle, tasks: &tasks, stop: &stop };
-        let services = services(&room, &config, &metrics, &health, &gate)?;
+        let live = config.dashboard.is_some().then(Live::new);
+        let services = services(&room, &config, &metrics, &health, &gate, live.as_ref())?;
+        if let Some(live) = &live {
+            tasks.spawn(live.clone().follow(handle.notices.subscribe(), stop.clone()));
+        }
+        let dashboard = dashboard(&room, &config, &http, &gate, live).map(Arc::new);
         tasks.spawn(gate.follow(stop.clone()));
         tasks.spawn(say_when_stopping(health, shutdown.clone()));
         if !config.schedules.is_empty() {
@@ -306,14 +425,14 @@ impl Bound {
             tasks.spawn(nights.run(stop.clone()));
         }
         tasks.spawn(wal::watch(store.reader().clone(), config.wal_limit, stop.clone()));
-        if let Some((listener, address)) = metrics_listener {
-            info!(%address, "metrics are served");
-            let (reader, actor) = (store.reader().clone(), handle.clone());
-            tasks.spawn(pages::serve(
-                listener,
-                pages::Pages { metrics, reader, actor, wal_limit: config.wal_limit, stop: stop.clone() },
-            ));
-        }
+        let pages = pages::Pages {
+            metrics,
+            reader: store.reader().clone(),
+            actor: handle.clone(),
+            wal_limit: config.wal_limit,
+            stop: stop.clone(),
+        };
+        http.serve(pages, dashboard, &tasks);
         let encrypted = tls.is_some();
         let (incoming, accepting) = accept::accept(listener, tls, config.limits.connections);
         tasks.spawn(accepting);
@@ -406,15 +525,34 @@ struct Room<'r> {
     stop: &'r CancellationToken,
 }
 
+/// The dashboard, where one is wanted.
+fn dashboard(room: &Room<'_>, config: &Config, http: &Http, gate: &Arc<Gate>, live: Option<Live>) -> Option<Dashboard> {
+    let Web { address, tls, .. } = http.dashboard()?;
+    let parts = dashboard::Parts {
+        gate: Arc::clone(gate),
+        reader: room.store.reader().clone(),
+        actor: room.handle.clone(),
+        live: live?,
+        drawing: Arc::clone(&config.dashboard.as_ref()?.drawing),
+        schedules: config.schedules.clone().into(),
+        clock: config.clock,
+        tasks: room.tasks.clone(),
+        stop: room.stop.clone(),
+    };
+    Some(Dashboard::new(*address, tls.is_some(), config.requires_credentials_at(*address), parts))
+}
+
 fn services(
     room: &Room<'_>,
     config: &Config,
     metrics: &Metrics,
     health: &HealthReporter,
     gate: &Arc<Gate>,
+    live: Option<&Live>,
 ) -> Result<Services<impl Grpc, impl Grpc>, CoordinatorError> {
     let Room { store, handle, tasks, stop } = *room;
-    let agents = Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config, metrics.clone());
+    let agents =
+        Agents::new(store, handle.clone(), tasks.clone(), stop.clone(), config, metrics.clone(), live.cloned());
     let runs = Runs::new(store, handle.clone(), tasks.clone(), stop.clone());
     let library = config.model_root.as_deref().map(Library::open).transpose()?;
     let artifacts = Artifacts::new(library, config.limits.weights, tasks.clone(), stop.clone());

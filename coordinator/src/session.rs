@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 use crate::actor::{Event, Handle, Link, SessionId};
 use crate::auth::Caller;
+use crate::dashboard::live::Live;
 use crate::metrics::{Metrics, OpenSession};
 use crate::server::Config;
 use crate::skew;
@@ -48,6 +49,7 @@ pub(crate) struct Agents {
     clock: fn() -> Timestamp,
     boot_id: String,
     metrics: Metrics,
+    live: Option<Live>,
 }
 
 impl Agents {
@@ -58,11 +60,12 @@ impl Agents {
         stop: CancellationToken,
         config: &Config,
         metrics: Metrics,
+        live: Option<Live>,
     ) -> Self {
         let (heartbeat, clock) = (config.heartbeat, config.clock);
         let (writer, reader) = (store.writer().clone(), store.reader().clone());
         let boot_id = uuid::Uuid::now_v7().to_string();
-        Self { writer, reader, actor, tasks, stop, heartbeat, clock, boot_id, metrics }
+        Self { writer, reader, actor, tasks, stop, heartbeat, clock, boot_id, metrics, live }
     }
 
     /// How far ahead an agent's clock is that said this just now.
@@ -289,6 +292,12 @@ impl Open {
         let (trial, epoch) = (batch.trial.clone(), batch.epoch);
         let began = tokio::time::Instant::now();
         let failed = failed_cells(&batch);
+        // How warm a device was is of interest to those who look, if there are any, and known from the last repetition.
+        if let Some(live) = &self.agents.live
+            && let Some(seen) = batch.records.iter().rev().find_map(Record::telemetry)
+        {
+            live.seen(&trial, &seen);
+        }
         let stored = match self.agents.writer.write(batch).await.map_err(|error| wire::status(&error))? {
             Ingested::Stored(stored) => stored,
             Ingested::UnknownLease => return Err(unknown_lease(&trial, epoch)),

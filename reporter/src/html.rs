@@ -29,6 +29,8 @@ struct Page<'a> {
     policy: String,
     /// Seconds after which a browser opens it again.
     refresh: Option<u64>,
+    /// Whether charts stand beside it.
+    has_folder: bool,
     css: String,
     js: &'static str,
 }
@@ -58,19 +60,29 @@ struct Figure<'a> {
 
 /// Writes `report` as a page.
 pub fn page(report: &Report) -> Result<String> {
-    fill_in(report, None)
+    fill_in(report, None, true)
+}
+
+/// Writes `report` as a page that a server shows, with no folder beside it.
+pub fn served_page(report: &Report) -> Result<String> {
+    fill_in(report, None, false)
+}
+
+/// The content security policy of every page.
+pub fn content_policy() -> String {
+    policy(&style_sheet())
 }
 
 /// Writes `report` as a page that a browser opens again every so often, with no script for it.
 pub fn live_page(report: &Report, every: Duration) -> Result<String> {
-    fill_in(report, Some(every.as_secs().max(1)))
+    fill_in(report, Some(every.as_secs().max(1)), true)
 }
 
-fn fill_in(report: &Report, refresh: Option<u64>) -> Result<String> {
+fn fill_in(report: &Report, refresh: Option<u64>, has_folder: bool) -> Result<String> {
     let css = style_sheet();
     let runs = run_pages(report)?;
     let policy = policy(&css);
-    Ok(Page { report, runs, policy, refresh, css, js: SCRIPT }.render()?)
+    Ok(Page { report, runs, policy, refresh, has_folder, css, js: SCRIPT }.render()?)
 }
 
 /// How many charts of each section the page holds, and whether each is there a second time for narrow screens. The first
@@ -155,6 +167,11 @@ fn policy(css: &str) -> String {
 
 /// The style sheet with the fonts, and with the charts' colours for dark grounds.
 fn style_sheet() -> String {
+    format!("{CSS}{}", chart_style())
+}
+
+/// What charts need of a style sheet: their fonts, and their colours for dark grounds.
+pub fn chart_style() -> String {
     let face = |weight: &str, font: &[u8]| {
         let data = BASE64.encode(font);
         format!(
@@ -167,5 +184,5 @@ fn style_sheet() -> String {
     });
     let dark: String = dark.collect();
     let faces = face("400", theme::REGULAR) + &face("600 700", theme::SEMIBOLD);
-    format!("{CSS}@media screen and (prefers-color-scheme: dark) {{\n{dark}}}\n{faces}")
+    format!("@media screen and (prefers-color-scheme: dark) {{\n{dark}}}\n{faces}")
 }

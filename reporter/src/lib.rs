@@ -23,4 +23,4 @@ pub use self::dataset::Dataset;
 pub use self::error::{ReportError, Result};
 pub use self::export::Format;
 pub use self::load::{load, load_imports};
-pub use self::write::{Picture, ReportOptions, Written, export, pictures, render, render_live};
+pub use self::write::{Picture, ReportOptions, Written, export, pictures, render, render_live, render_served};

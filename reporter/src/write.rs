@@ -13,7 +13,7 @@ use crate::dataset::Dataset;
 use crate::error::{ReportError, Result};
 use crate::export::{self, Format};
 use crate::view::{Chart, Report};
-use crate::{html, view};
+use crate::{html, text, view};
 
 /// Rows of `samples.csv` at most: more than that are written when they are asked for.
 pub(crate) const MAX_ROWS: usize = 50_000;
@@ -70,6 +70,15 @@ pub fn render_live(dataset: &Dataset, options: &ReportOptions, every: Duration, 
     let report = view::report(dataset, options.generated_at);
     write(&path, html::live_page(&report, every)?.as_bytes())?;
     Ok(path)
+}
+
+/// The page alone, for a server that shows it with nothing beside it.
+pub fn render_served(dataset: &Dataset, options: &ReportOptions) -> Result<String> {
+    check(dataset, options)?;
+    let mut report = view::report(dataset, options.generated_at);
+    let n = text::count(view::samples(dataset), "repetition");
+    report.rows = format!("All columns of all {n}: regatta report --format csv.");
+    html::served_page(&report)
 }
 
 /// What a chart is drawn as.

@@ -5,13 +5,19 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod browser;
+#[cfg(test)]
 mod circumstances;
 #[cfg(test)]
 mod compare;
 #[cfg(test)]
+mod dashboard;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fleet;
+#[cfg(test)]
+mod follow;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

@@ -126,6 +126,13 @@ impl SampleRow {
     }
 }
 
+impl SampleRow {
+    /// What was seen of machine and device around it.
+    pub(crate) fn seen(&self) -> Option<Telemetry> {
+        self.telemetry.as_deref().and_then(|text| telemetry(text).ok()).map(|seen| *seen)
+    }
+}
+
 /// The sample in a row of the table `samples`.
 pub(crate) fn sample(row: &SqliteRow) -> Result<Sample, StoreError> {
     SampleRow::read(row)?.sample()

@@ -16,6 +16,7 @@ use regatta_core::fingerprint::Fingerprint;
 use regatta_core::id::{BuildName, RunId, TrialId};
 use regatta_core::quality::MAX_REPEATS;
 use regatta_core::sample::{InvalidSample, Sample};
+use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::{Epoch, TrialState};
 use sqlx::sqlite::SqliteConnection;
 
@@ -76,6 +77,14 @@ impl Record {
     /// BLAKE3 over its bytes.
     pub fn hash(&self) -> Digest {
         self.hash
+    }
+
+    /// What was seen of machine and device around the repetition, for the record of one.
+    pub fn telemetry(&self) -> Option<Telemetry> {
+        match &self.content {
+            Ready::Sample(measured) => measured.row.as_ref().ok()?.seen(),
+            _ => None,
+        }
     }
 }
 

@@ -424,6 +424,16 @@ impl Reader {
         rows.iter().map(blob::sample).collect()
     }
 
+    /// Bytes of the run's token times and outputs: what reading its samples takes, and the better part of a report of it.
+    pub async fn sample_bytes(&self, run: &RunId) -> Result<u64, StoreError> {
+        // Lengths stand before the blobs, which are not read for them.
+        sqlx::query("SELECT COALESCE(sum(length(token_times) + length(output)), 0) AS n FROM samples WHERE run_id = ?")
+            .bind(run.as_str())
+            .fetch_one(&self.pool)
+            .await?
+            .unsigned("n")
+    }
+
     /// Samples of the run that broke a rule, with the reason.
     pub async fn rejected_samples(&self, run: &RunId) -> Result<Vec<RejectedSample>, StoreError> {
         let rows = sqlx::query("SELECT * FROM rejected_samples WHERE run_id = ? ORDER BY trial_id, epoch, seq")

@@ -4,6 +4,7 @@
 
 mod agents;
 mod artifacts;
+mod dashboard;
 mod delivery;
 mod export;
 mod fleet;
@@ -13,3 +14,5 @@ mod replicas;
 mod runs;
 mod strain;
 mod support;
+#[path = "../web/mod.rs"]
+mod web;

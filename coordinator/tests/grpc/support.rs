@@ -59,6 +59,7 @@ generate = 2
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) dashboard: Option<SocketAddr>,
     pub(crate) reader: Reader,
     shutdown: CancellationToken,
     tasks: JoinSet<Result<(), CoordinatorError>>,
@@ -72,10 +73,11 @@ impl Server {
     pub(crate) async fn with(config: Config) -> Self {
         let bound = Coordinator::bind(config).await.unwrap();
         let (addr, metrics) = (bound.addr(), bound.metrics_addr());
+        let dashboard = bound.dashboard_addr().map(|(address, _)| address);
         let (reader, shutdown) = (bound.reader(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(bound.serve(shutdown.clone()));
-        Self { addr, metrics, reader, shutdown, tasks }
+        Self { addr, metrics, dashboard, reader, shutdown, tasks }
     }
 
     /// Stops it as a signal would, and waits until its database is closed.

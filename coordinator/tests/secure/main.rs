@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "in a test, an error is a failure")]
 
 mod certificates;
+mod dashboard;
 mod leases;
 mod listeners;
 mod reflection;
 mod roles;
 mod support;
 mod tokens;
+#[path = "../web/mod.rs"]
+mod web;

@@ -35,6 +35,7 @@ pub(crate) type Caller = InterceptedService<Channel, Credentials>;
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) dashboard: Option<SocketAddr>,
     pub(crate) reader: Reader,
     db: PathBuf,
     shutdown: CancellationToken,
@@ -46,9 +47,10 @@ impl Server {
         let db = config.db.clone();
         let bound = Coordinator::bind(config).await.unwrap();
         let (addr, metrics, reader) = (bound.addr(), bound.metrics_addr(), bound.reader());
+        let dashboard = bound.dashboard_addr().map(|(address, _)| address);
         let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(bound.serve(shutdown.clone()));
-        Self { addr, metrics, reader, db, shutdown, tasks }
+        Self { addr, metrics, dashboard, reader, db, shutdown, tasks }
     }
 
     /// One that asks for tokens on loopback.

@@ -1,7 +1,9 @@
 //! PNG from SVG, with the embedded font and no other.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree, fontdb};
 
@@ -19,7 +21,63 @@ pub fn png(slug: &str, svg: &str) -> Result<Vec<u8>> {
     let mut picture =
         Pixmap::new(size.width(), size.height()).ok_or_else(|| fail("it is too large to be drawn".to_owned()))?;
     resvg::render(&tree, Transform::from_scale(SCALE, SCALE), &mut picture.as_mut());
-    picture.encode_png().map_err(|e| fail(e.to_string()))
+    let encoded = match Palette::of(&picture) {
+        Some(palette) => palette.encode(size.width(), size.height()).map_err(|e| e.to_string()),
+        None => picture.encode_png().map_err(|e| e.to_string()),
+    };
+    encoded.map_err(fail)
+}
+
+/// A picture of few colours, each pixel the number of one. Most of the time that a PNG takes goes into packing its bytes, and of
+/// these there are four times as few.
+struct Palette {
+    /// Red, green and blue of each colour.
+    colours: Vec<u8>,
+    pixels: Vec<u8>,
+}
+
+impl Palette {
+    /// The picture's palette; `None` if it has more than 256 colours, or one that lets its ground show.
+    fn of(picture: &Pixmap) -> Option<Self> {
+        let (mut colours, mut numbers) = (Vec::new(), HashMap::new());
+        let mut pixels = Vec::with_capacity(picture.pixels().len());
+        let mut last = None;
+        for pixel in picture.pixels() {
+            // Most pixels are like the one before.
+            if let Some((_, number)) = last.filter(|(known, _)| known == pixel) {
+                pixels.push(number);
+                continue;
+            }
+            let colour = [pixel.red(), pixel.green(), pixel.blue()];
+            let next = u8::try_from(numbers.len()).ok().filter(|_| pixel.alpha() == u8::MAX);
+            let number = match numbers.get(&colour) {
+                Some(number) if pixel.alpha() == u8::MAX => *number,
+                _ => {
+                    colours.extend(colour);
+                    numbers.insert(colour, next?);
+                    next?
+                }
+            };
+            pixels.push(number);
+            last = Some((*pixel, number));
+        }
+        Some(Self { colours, pixels })
+    }
+
+    fn encode(&self, width: u32, height: u32) -> Result<Vec<u8>, png::EncodingError> {
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, width, height);
+        encoder.set_color(ColorType::Indexed);
+        encoder.set_depth(BitDepth::Eight);
+        encoder.set_palette(&self.colours);
+        encoder.set_compression(Compression::Balanced);
+        // Numbers of colours that stand beside each other have nothing to do with each other.
+        encoder.set_filter(Filter::NoFilter);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.pixels)?;
+        writer.finish()?;
+        Ok(bytes)
+    }
 }
 
 fn options() -> Options<'static> {

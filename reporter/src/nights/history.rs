@@ -130,7 +130,8 @@ impl HistoryView {
 }
 
 impl NightView {
-    fn row(&self) -> [String; 6] {
+    /// When, its run, value, change, number of worker processes, and what there is to say of it.
+    pub fn row(&self) -> [String; 6] {
         let change = self.change.map(|change| format!("{:+.1} %", 100.0 * change));
         [
             text::minute(self.at),

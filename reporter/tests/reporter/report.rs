@@ -269,3 +269,33 @@ fn the_summary_says_what_has_no_result_and_why() {
     assert_eq!(reasons.len(), 4, "{reasons:?}");
     assert!(page(&common::troubled()).contains("1 × crashed: signal 11 after 3 s"));
 }
+
+/// An SVG of that content, as large as the gradients in it need.
+fn drawing(content: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"600\" height=\"20\" viewBox=\"0 0 600 20\">{content}</svg>"
+    )
+}
+
+#[test]
+fn pictures_of_few_colours_are_written_as_such_and_look_the_same() {
+    const GROUND: &str = "<rect width=\"600\" height=\"20\" fill=\"#ffffff\"/>";
+    let kind = |png: &[u8]| png[25];
+    let at = |png: &[u8], x: u32, y: u32| {
+        let pixel = Pixmap::decode_png(png).unwrap().pixel(x, y).unwrap().demultiply();
+        (pixel.red(), pixel.green(), pixel.blue(), pixel.alpha())
+    };
+    let few = drawing(&format!("{GROUND}<rect x=\"10\" y=\"5\" width=\"100\" height=\"5\" fill=\"#b3261e\"/>"));
+    let few = chart::png("few", &few).unwrap();
+    assert_eq!(kind(&few), 3, "by palette");
+    assert_eq!((at(&few, 0, 0), at(&few, 100, 15)), ((255, 255, 255, 255), (0xb3, 0x26, 0x1e, 255)));
+
+    let gradient = "<linearGradient id=\"g\"><stop stop-color=\"#ff0000\"/><stop offset=\"1\" stop-color=\"#0000ff\"/></linearGradient>";
+    let many = drawing(&format!("{gradient}{GROUND}<rect width=\"600\" height=\"10\" fill=\"url(#g)\"/>"));
+    let many = chart::png("many", &many).unwrap();
+    assert_eq!(kind(&many), 6, "more colours than a palette has");
+    assert_eq!((at(&many, 0, 0).0, at(&many, 0, 30)), (255, (255, 255, 255, 255)));
+
+    let ground_shows = chart::png("clear", &drawing("<rect width=\"300\" height=\"20\" fill=\"#b3261e\"/>")).unwrap();
+    assert_eq!((kind(&ground_shows), at(&ground_shows, 900, 10).3), (6, 0));
+}

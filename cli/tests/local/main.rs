@@ -9,6 +9,8 @@ mod circumstances;
 #[cfg(test)]
 mod compare;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fleet;

@@ -17,7 +17,7 @@ use crate::barriers::Barriers;
 use crate::canary;
 use crate::config::AgentConfig;
 use crate::cooling::Cooling;
-use crate::devices;
+use crate::devices::{self, Discovered, Idle};
 use crate::fingerprint::Machine;
 use crate::process::Surroundings;
 use crate::session::{Identity, Session, SessionError, Setup, Shutdown};
@@ -66,6 +66,18 @@ pub struct Agent {
     store: Store,
     found: Found,
     devices: Vec<Device>,
+    idle: Vec<Idle>,
+    renumbered: Vec<String>,
+}
+
+/// Says in the log what is worth knowing of the devices.
+fn log(idle: &[Idle], renumbered: &[String]) {
+    for change in renumbered {
+        tracing::warn!("{change}");
+    }
+    for Idle { device, reason } in idle {
+        tracing::info!(device = %device.id, name = device.name, reason, "a device that can't be measured");
+    }
 }
 
 impl Agent {
@@ -76,21 +88,37 @@ impl Agent {
         let models = config.spool_dir.join(MODELS);
         std::fs::write(&models, &config.models_manifest)
             .map_err(|source| AgentError::Write { path: models.clone(), source })?;
-        let surroundings = Surroundings { extra: config.worker_env.clone(), oom_counters: config.oom_counters.clone() };
+        let mut surroundings =
+            Surroundings { extra: config.worker_env.clone(), oom_counters: config.oom_counters.clone() };
         let found = if config.builds.is_empty() {
             workers::find(&config.worker_folders(), &surroundings, config.timing.probe).await
         } else {
             workers::ask(&config.builds, &surroundings, config.timing.probe).await
         };
-        let devices = devices::discover(&config.id, &found.workers);
+        let discovered = devices::discover(&config.id, &found);
+        let renumbered = devices::remember(&config.spool_dir, &discovered);
+        let Discovered { devices, idle } = discovered;
+        log(&idle, &renumbered);
+        let order = devices::order_for_workers(&devices);
+        surroundings.extra.extend(order.map(|(name, value)| (name.into(), value.into())));
         let coordinator = config.fetch_weights.then(|| config.coordinator.clone());
         let store = Store { library, models, surroundings, deadline: config.timing.make, coordinator };
-        Ok(Self { config, spool: SpoolHandle::new(spool), store, found, devices })
+        Ok(Self { config, spool: SpoolHandle::new(spool), store, found, devices, idle, renumbered })
     }
 
     /// The devices it offers, with their backends.
     pub fn devices(&self) -> &[Device] {
         &self.devices
+    }
+
+    /// Numbers that stand for another device than when the spool was last used, in words.
+    pub fn renumbered(&self) -> &[String] {
+        &self.renumbered
+    }
+
+    /// Devices that are here and that no worker can drive, with reasons.
+    pub fn idle_devices(&self) -> &[Idle] {
+        &self.idle
     }
 
     /// The workers that it found.

@@ -112,7 +112,7 @@ fn write(file: &Path, canaries: &[Canary]) {
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
-    use regatta_core::device::DeviceId;
+    use regatta_core::device::{DeviceFacts, DeviceId};
     use tempfile::TempDir;
 
     use super::*;
@@ -144,6 +144,7 @@ mod tests {
                 memory_bytes: None,
                 cores: None,
                 backends: vec![BackendKind::Fake],
+                facts: DeviceFacts::default(),
             };
             Self { folder, worker, device }
         }

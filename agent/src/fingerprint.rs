@@ -46,7 +46,14 @@ impl Machine {
 fn of_device(fingerprint: Fingerprint, device: &Device) -> Fingerprint {
     // In GiB, rounded: what firmware and kernel keep for themselves changes with each of them.
     let gib = |bytes: u64| (bytes.saturating_add(1 << 29) >> 30).to_string();
+    // What the driver says now goes before what was found at the agent's start.
+    let unless_known =
+        |part: &str, value: &Option<String>| value.clone().filter(|_| !fingerprint.parts().contains_key(part));
+    let (driver, id) =
+        (unless_known(part::DRIVER, &device.facts.driver), unless_known(part::DEVICE_UUID, &device.facts.stable_id));
     fingerprint
+        .with(part::DRIVER, driver)
+        .with(part::DEVICE_UUID, id)
         .with(part::DEVICE, Some(device.name.as_str()))
         .with(part::MEMORY, device.memory_bytes.map(gib))
         .with(part::CORES, device.cores.map(|cores| cores.to_string()))
@@ -73,6 +80,8 @@ fn simd(level: SimdLevel) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use regatta_core::device::DeviceFacts;
+
     use super::*;
 
     #[tokio::test]
@@ -85,6 +94,7 @@ mod tests {
             memory_bytes: Some(25_769_000_000),
             cores: Some(2),
             backends: vec![],
+            facts: DeviceFacts::default(),
         };
         let machine = Machine::new(agent, vec![device]).with_device(DeviceId::CPU).await;
         let worker = WorkerInfo {
@@ -94,6 +104,7 @@ mod tests {
             simd_compiled: SimdLevel::Avx2,
             simd_cpu: SimdLevel::Avx512,
             optimised: true,
+            listed: Vec::new(),
         };
         let fingerprint = with_worker(machine, &worker, "llama.cpp 1; threads 2", "ab");
         let part = |name: &str| fingerprint.parts().get(name).map(String::as_str);
@@ -113,5 +124,30 @@ mod tests {
         }
         assert!(part(part::OS).is_some_and(|os| os.contains(std::env::consts::ARCH)));
         assert_eq!(part(part::DRIVER), None, "a processor has none");
+    }
+
+    #[test]
+    fn a_device_is_told_by_its_lasting_id_and_the_drivers_own_word_goes_first() {
+        let facts = DeviceFacts {
+            stable_id: Some("GPU-found".to_owned()),
+            driver: Some("580.1".to_owned()),
+            ..DeviceFacts::default()
+        };
+        let device = Device {
+            agent: "host-a".parse().unwrap(),
+            id: "cuda:0".parse().unwrap(),
+            name: "H200".to_owned(),
+            memory_bytes: None,
+            cores: None,
+            backends: vec![],
+            facts,
+        };
+        let read = |before: Fingerprint| {
+            let parts = of_device(before, &device).parts().clone();
+            (parts[part::DEVICE_UUID].clone(), parts[part::DRIVER].clone())
+        };
+        assert_eq!(read(Fingerprint::default()), ("GPU-found".to_owned(), "580.1".to_owned()));
+        let told = Fingerprint::default().with(part::DEVICE_UUID, Some("GPU-now")).with(part::DRIVER, Some("581.0"));
+        assert_eq!(read(told), ("GPU-now".to_owned(), "581.0".to_owned()));
     }
 }

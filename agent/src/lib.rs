@@ -4,7 +4,8 @@
 //! Where to look:
 //!
 //! - [`Agent`]: start and run; [`config`]: what it has to be told.
-//! - [`devices`], [`workers`]: what is here; [`fitness`]: whether it is worth measuring on.
+//! - [`devices`], [`workers`]: what is here; [`fitness`]: whether it is worth measuring on; [`doctor`]: what
+//!   could be better.
 //! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
 //! - `barriers`: replicas that begin their repetitions together.
 //! - `canary`: what devices can do at most, measured at the start.
@@ -23,6 +24,7 @@ mod canary;
 pub mod config;
 mod cooling;
 pub mod devices;
+pub mod doctor;
 mod fingerprint;
 pub mod fitness;
 mod process;

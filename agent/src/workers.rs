@@ -27,7 +27,7 @@ const MAX_ANSWER: usize = 1024 * 1024;
 const LAST_WORDS: usize = 400;
 
 /// A worker program that answered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
     /// Its name as one of several builds that are measured in turns.
     pub build: Option<BuildName>,

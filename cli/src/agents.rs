@@ -69,11 +69,20 @@ fn agent_text(agent: &pb::Agent) -> String {
         let memory = device.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let name = plain(&device.name);
         let _ = writeln!(text, "  {}  {name}{memory}: {}", device.id, device.backends.join(", "));
+        let facts = [device.stable_id.clone(), device.architecture.clone(), after("driver ", &device.driver)];
+        let facts: Vec<String> = facts.into_iter().filter(|fact| !fact.is_empty()).collect();
+        if !facts.is_empty() {
+            let _ = writeln!(text, "    {}", plain(&facts.join(", ")));
+        }
         for canary in agent.canaries.iter().filter(|canary| canary.device == device.id) {
             let _ = writeln!(text, "    {}", canary_text(canary));
         }
     }
     text
+}
+
+fn after(word: &str, text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{word}{text}") }
 }
 
 /// What a device was found to do.
@@ -136,6 +145,11 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A text that may be missing.
+fn told(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 fn agent_json(agent: &pb::Agent) -> Value {
     let device = |device: &pb::Device| {
         json!({
@@ -144,6 +158,12 @@ fn agent_json(agent: &pb::Agent) -> Value {
             "memory_bytes": device.memory_bytes,
             "cores": device.cores,
             "backends": device.backends,
+            "stable_id": told(&device.stable_id),
+            "system_id": told(&device.system_id),
+            "driver": told(&device.driver),
+            "architecture": told(&device.architecture),
+            "pci_address": told(&device.pci_address),
+            "pci_link": told(&device.pci_link),
             "canary": agent.canaries.iter().find(|canary| canary.device == device.id).map(canary_json),
         })
     };
@@ -245,6 +265,11 @@ mod tests {
                 memory_bytes: Some(80 << 30),
                 cores: None,
                 backends: vec!["candle".to_owned(), "llama.cpp".to_owned()],
+                stable_id: "GPU-4b5e".to_owned(),
+                driver: "580.82".to_owned(),
+                architecture: "sm_90".to_owned(),
+                pci_address: "0000:01:00.0".to_owned(),
+                ..pb::Device::default()
             }],
             state: "draining".to_owned(),
             reason: "new driver".to_owned(),

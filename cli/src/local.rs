@@ -92,6 +92,7 @@ impl Local {
         if let Some(words) = withheld() {
             output::note(&words);
         }
+        agent.renumbered().iter().for_each(|change| output::note(change));
         if in_turns && let [disabled, ..] = agent.disabled_workers() {
             let (path, reason) = (disabled.path.display(), &disabled.reason);
             return Err(BadInput(format!("{path} can't be measured as a build of the worker: {reason}")).into());
@@ -164,7 +165,9 @@ async fn start_agent(config: AgentConfig) -> anyhow::Result<Agent> {
 pub(crate) async fn look(folders: &Folders) -> anyhow::Result<(Agent, tempfile::TempDir)> {
     let spool = tempfile::tempdir().context("failed to make a temporary folder")?;
     let nowhere = Uri::from_static("http://127.0.0.1:1");
-    let config = agent_config(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS)?;
+    let mut config = agent_config(nowhere, spool.path(), folders, regatta_core::model::BUILT_IN_MODELS)?;
+    // A look makes no folders of this person's.
+    config.model_root = spool.path().join("models");
     Ok((start_agent(config).await?, spool))
 }
 

@@ -11,6 +11,7 @@ mod connect;
 mod coordinator;
 mod dashboard;
 mod devices;
+mod doctor;
 mod exit;
 mod fetch;
 mod gate;
@@ -81,6 +82,7 @@ On this machine:
   run          Run a scenario and report: here, or on a fleet with --coordinator
   plan         Show the expanded matrix, what is skipped and why
   devices      List devices and the workers that can drive them
+  doctor       Say what keeps this machine from measuring well, with a fix for each thing
   models       List, fetch, make, convert and verify weights
 
 Results:
@@ -127,6 +129,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List devices and the workers that can drive them
     Devices(devices::DevicesArgs),
+    /// Say what keeps this machine from measuring well, with a fix for each thing
+    Doctor(doctor::DoctorArgs),
     /// List, fetch, make, convert and verify weights
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -233,6 +237,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Show(args) => runs::show(args, folders).await,
         Command::Models(command) => models::run(command, folders).await,
         Command::Devices(args) => devices::run(args, folders).await,
+        Command::Doctor(args) => doctor::run(args, folders).await,
         Command::Coordinator(args) => coordinator::run(args, matches, folders, verbose).await,
         Command::Schedules(args) => schedules::run(args, folders).await,
         Command::Agent(args) => agent::run(args, matches, folders, verbose).await,

@@ -381,6 +381,7 @@ fn hello(number: usize) -> pb::AgentHello {
             memory_bytes: Some(1 << 36),
             cores: Some(2),
             backends: vec!["fake".to_owned()],
+            ..pb::Device::default()
         }],
         ..pb::AgentHello::default()
     }

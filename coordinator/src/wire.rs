@@ -129,7 +129,8 @@ fn check_devices(agent: &regatta_core::id::AgentId, devices: Vec<Device>) -> Res
             return Err(Status::invalid_argument(format!("hello: device {} is named twice", device.id)));
         }
     }
-    Ok(devices.into_iter().map(|device| Device { name: label(&device.name), ..device }).collect())
+    let plain = |device: Device| Device { name: label(&device.name), facts: device.facts.map(label), ..device };
+    Ok(devices.into_iter().map(plain).collect())
 }
 
 /// A trial and a lease as messages name them.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
-use regatta_core::device::{Device, DeviceId, DeviceKind};
+use regatta_core::device::{Device, DeviceFacts, DeviceId, DeviceKind};
 use regatta_core::fleet::Fleet;
 use regatta_core::matrix::{count, expand};
 use regatta_core::model::{BUILT_IN_MODELS, Model, parse_manifest};
@@ -32,6 +32,7 @@ fn scenario(models: u32, workloads: u32) -> Scenario {
         models: (0..models).map(|i| Model { id: format!("m{i}").parse().unwrap(), ..built_in.clone() }).collect(),
         weights: Weights::Synthetic,
         backends: BackendKind::PUBLIC.to_vec(),
+        facts: DeviceFacts::default(),
         precisions: vec![Precision::F16, Precision::Q4KM],
         devices: vec![DeviceSelector::All],
         workloads: (0..workloads).map(|i| Arc::new(workload(i))).collect(),
@@ -49,6 +50,7 @@ fn devices(number: u32) -> Vec<Device> {
         memory_bytes: None,
         cores: None,
         backends: BackendKind::PUBLIC.to_vec(),
+        facts: DeviceFacts::default(),
     };
     (0..number).map(device).collect()
 }

@@ -101,6 +101,48 @@ impl fmt::Display for DeviceId {
     }
 }
 
+/// What an accelerator is and what tells it from others, as far as the system says. Labels for people and for the
+/// fingerprint; nothing is decided by them but whether a name still means the same device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceFacts {
+    /// What tells it from all other devices of its agent, whatever number it has: the same after a restart, in another order
+    /// and where fewer devices are shown. `GPU-…`, `pci:0000:01:00.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stable_id: Option<String>,
+    /// What the system calls it until it is started again: a LUID on Windows, a registry id on macOS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_id: Option<String>,
+    /// Version of its driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// What its instructions are: `sm_90`, `apple9`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Where it is on the bus: `0000:01:00.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci_address: Option<String>,
+    /// The most that its link to the host can do: `gen 5 x16`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci_link: Option<String>,
+}
+
+impl DeviceFacts {
+    /// The same with each text changed.
+    #[must_use]
+    pub fn map(self, change: impl Fn(&str) -> String) -> Self {
+        let change = |text: Option<String>| text.map(|text| change(&text)).filter(|text| !text.is_empty());
+        Self {
+            stable_id: change(self.stable_id),
+            system_id: change(self.system_id),
+            driver: change(self.driver),
+            architecture: change(self.architecture),
+            pci_address: change(self.pci_address),
+            pci_link: change(self.pci_link),
+        }
+    }
+}
+
 /// A device with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -116,6 +158,9 @@ pub struct Device {
     pub cores: Option<u32>,
     /// Backends that have a worker for this device on its agent.
     pub backends: Vec<crate::backend::BackendKind>,
+    /// What it is and what tells it from others.
+    #[serde(default)]
+    pub facts: DeviceFacts,
 }
 
 #[cfg(test)]

@@ -154,6 +154,7 @@ impl fmt::Display for DeviceClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceFacts;
 
     fn device(agent: &str, memory_bytes: u64) -> Device {
         Device {
@@ -163,6 +164,7 @@ mod tests {
             memory_bytes: Some(memory_bytes),
             cores: Some(8),
             backends: Vec::new(),
+            facts: DeviceFacts::default(),
         }
     }
 

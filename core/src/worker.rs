@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendKind;
-use crate::device::DeviceKind;
+use crate::device::{DeviceId, DeviceKind};
 
 /// Version of the frames that agent and worker exchange. Both sides must agree.
 pub const WORKER_PROTOCOL: u32 = 2;
@@ -37,6 +37,24 @@ pub struct WorkerInfo {
     pub simd_cpu: SimdLevel,
     /// Whether it was compiled with optimisation.
     pub optimised: bool,
+    /// Accelerators that its engines list. Not every engine lists what it can drive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listed: Vec<ListedDevice>,
+}
+
+/// A device as an engine of a worker lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedDevice {
+    /// Its name to the engine: kind and number among those of the kind.
+    pub id: DeviceId,
+    /// The vendor's name for it.
+    pub name: String,
+    /// Its memory in bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Where it is on the bus: `0000:01:00.0`.
+    #[serde(default)]
+    pub pci_address: Option<String>,
 }
 
 /// One engine of a worker program.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use regatta_core::artifact::ArtifactRef;
 use regatta_core::canary::{Canary, Reading};
 use regatta_core::cell::{CellHash, Outcome};
-use regatta_core::device::Device;
+use regatta_core::device::{Device, DeviceFacts};
 use regatta_core::digest::Digest;
 use regatta_core::id::BuildName;
 use regatta_core::passes::Stopped;
@@ -556,6 +556,7 @@ impl TryFrom<pb::CellEnd> for (CellHash, Outcome) {
 
 impl From<&Device> for pb::Device {
     fn from(device: &Device) -> Self {
+        let facts = device.facts.clone();
         Self {
             agent_id: device.agent.to_string(),
             id: device.id.to_string(),
@@ -563,6 +564,12 @@ impl From<&Device> for pb::Device {
             memory_bytes: device.memory_bytes,
             cores: device.cores,
             backends: device.backends.iter().map(ToString::to_string).collect(),
+            stable_id: facts.stable_id.unwrap_or_default(),
+            system_id: facts.system_id.unwrap_or_default(),
+            driver: facts.driver.unwrap_or_default(),
+            architecture: facts.architecture.unwrap_or_default(),
+            pci_address: facts.pci_address.unwrap_or_default(),
+            pci_link: facts.pci_link.unwrap_or_default(),
         }
     }
 }
@@ -578,8 +585,21 @@ impl TryFrom<pb::Device> for Device {
             memory_bytes: wire.memory_bytes,
             cores: wire.cores,
             backends: wire.backends.iter().map(|b| parse("device.backends", b)).collect::<Result<_, _>>()?,
+            facts: DeviceFacts {
+                stable_id: told(wire.stable_id),
+                system_id: told(wire.system_id),
+                driver: told(wire.driver),
+                architecture: told(wire.architecture),
+                pci_address: told(wire.pci_address),
+                pci_link: told(wire.pci_link),
+            },
         })
     }
+}
+
+/// A text that may be missing.
+fn told(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 impl From<ScenarioBundle> for pb::ScenarioBundle {
@@ -647,6 +667,31 @@ mod tests {
         let mut wire = pb::Sample::from(&sample());
         wire.cell_hash.pop();
         assert!(Sample::try_from(wire).unwrap_err().to_string().contains("sample.cell_hash"));
+    }
+
+    #[test]
+    fn a_device_survives_the_wire_and_what_is_absent_stays_absent() {
+        let told = |text: &str| Some(text.to_owned());
+        let facts = DeviceFacts {
+            stable_id: told("GPU-1"),
+            system_id: told("2"),
+            driver: told("580.1"),
+            architecture: told("sm_90"),
+            pci_address: told("0000:01:00.0"),
+            pci_link: told("gen 5 x16"),
+        };
+        for facts in [facts, DeviceFacts::default()] {
+            let device = Device {
+                agent: "a".parse().unwrap(),
+                id: "cuda:1".parse().unwrap(),
+                name: "NVIDIA H200".to_owned(),
+                memory_bytes: Some(1),
+                cores: None,
+                backends: vec![regatta_core::backend::BackendKind::Candle],
+                facts,
+            };
+            assert_eq!(Device::try_from(pb::Device::from(&device)), Ok(device));
+        }
     }
 
     fn telemetry() -> Telemetry {

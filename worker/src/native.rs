@@ -1,5 +1,5 @@
-//! llama.cpp's functions that its Rust crate doesn't offer: what it was built with, and quantising. The only module that
-//! calls C directly.
+//! llama.cpp's functions that its Rust crate doesn't offer: what it was built with, where its devices are, and quantising. The
+//! only module that calls C directly.
 
 #![expect(unsafe_code, reason = "C functions that have no safe wrapper")]
 
@@ -8,10 +8,41 @@ use std::path::Path;
 
 use llama_cpp_sys_2 as sys;
 use regatta_core::artifact::Precision;
+use regatta_core::device::{DeviceId, DeviceKind};
+use regatta_core::worker::ListedDevice;
 use regatta_models::gguf::{Block, GgmlType};
 
 use crate::backend::BackendError;
 use crate::backend::llama_cpp::engine;
+
+/// What ggml calls the accelerators that it has code for. Apple's are named for the framework's prefix.
+pub(crate) const REGISTRIES: [(&str, DeviceKind); 3] =
+    [("CUDA", DeviceKind::Cuda), ("MTL", DeviceKind::Metal), ("Vulkan", DeviceKind::Vulkan)];
+
+/// The accelerators that ggml lists, numbered among those of a kind, as [`REGISTRIES`] names the kinds.
+pub(crate) fn accelerators() -> Vec<ListedDevice> {
+    let mut listed: Vec<ListedDevice> = Vec::new();
+    // SAFETY: the function takes nothing and returns a number.
+    for index in 0..unsafe { sys::ggml_backend_dev_count() } {
+        // SAFETY: devices live as long as the program, and the index is below their count. A struct of numbers and pointers may
+        // be all zeros, and ggml fills it in.
+        let (registry, props) = unsafe {
+            let device = sys::ggml_backend_dev_get(index);
+            let mut props = std::mem::zeroed();
+            sys::ggml_backend_dev_get_props(device, &raw mut props);
+            (text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(device))), props)
+        };
+        let Some((_, kind)) = REGISTRIES.into_iter().find(|(name, _)| *name == registry) else { continue };
+        let before = listed.iter().filter(|device| device.id.kind == kind).count();
+        listed.push(ListedDevice {
+            id: DeviceId { kind, index: u32::try_from(before).unwrap_or(u32::MAX) },
+            name: text(props.description),
+            memory_bytes: u64::try_from(props.memory_total).ok().filter(|&bytes| bytes > 0),
+            pci_address: Some(text(props.device_id)).filter(|id| !id.is_empty()),
+        });
+    }
+    listed
+}
 
 /// Version of ggml, the library of kernels in llama.cpp.
 pub fn ggml_version() -> String {

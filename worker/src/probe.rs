@@ -16,6 +16,10 @@ pub fn info() -> WorkerInfo {
         simd_compiled: cpu::compiled(),
         simd_cpu: cpu::present(),
         optimised: cpu::OPTIMISED && !cfg!(debug_assertions),
+        #[cfg(feature = "llama-cpp")]
+        listed: crate::native::accelerators(),
+        #[cfg(not(feature = "llama-cpp"))]
+        listed: Vec::new(),
     }
 }
 
@@ -51,11 +55,9 @@ fn candle() -> Engine {
 fn llama_cpp() -> Engine {
     use crate::backend::llama_cpp;
     let mut devices = vec![DeviceKind::Cpu];
-    for (name, kind) in [("CUDA", DeviceKind::Cuda), ("Metal", DeviceKind::Metal), ("Vulkan", DeviceKind::Vulkan)] {
-        if llama_cpp_2::list_llama_ggml_backend_devices().iter().any(|device| device.backend == name) {
-            devices.push(kind);
-        }
-    }
+    let listed = crate::native::accelerators();
+    let is_listed = |kind: &DeviceKind| listed.iter().any(|device| device.id.kind == *kind);
+    devices.extend(crate::native::REGISTRIES.map(|(_, kind)| kind).into_iter().filter(is_listed));
     Engine {
         backend: BackendKind::LlamaCpp,
         version: llama_cpp::version(),

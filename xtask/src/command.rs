@@ -38,6 +38,11 @@ impl Run {
         self
     }
 
+    pub(crate) fn in_folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.0.current_dir(folder);
+        self
+    }
+
     /// Runs it to its end; anything but success is a failure.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let name = self.0.get_program().to_string_lossy().into_owned();

@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod overhead;
 mod parity;
+mod platforms;
 mod rates;
 mod setup;
 
@@ -28,6 +29,7 @@ usage: cargo xtask COMMAND [--no-install]
   bench    run the benchmarks; `bench telemetry --pairs N` (20): what telemetry costs, on a quiet machine
   chaos    kill, stop and cut a fleet at random: --seeds N (200), --from S (0)
   parity   llama-bench against prefill and decode, in turns: --pairs N (10)
+  check-platforms  what can be checked of macOS and Windows on Linux: --only STEP
   setup    only find and install what the build needs
   smollm2  fetch the real model that tests and scenarios/smollm2.toml use
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         ["bench", "telemetry", rest @ ..] => bench_telemetry(install, rest),
         ["chaos", rest @ ..] => chaos(install, rest),
         ["parity", rest @ ..] => parity(install, rest),
+        ["check-platforms", rest @ ..] => platforms::run(rest),
         ["setup"] => setup::run(install, &setup::BUILD),
         ["smollm2"] => smollm2(install),
         ["help" | "--help" | "-h"] | [] => {

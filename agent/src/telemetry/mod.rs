@@ -8,7 +8,7 @@
 //! Every source is optional. One that is not there is left out with a line in the log; one that fails is said to be lost,
 //! its numbers are absent from then on, and it is tried again now and then. No failure of a source ever reaches a trial.
 
-mod nvml;
+pub(crate) mod nvml;
 mod recorder;
 mod scripted;
 
@@ -24,6 +24,7 @@ mod linux;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use regatta_core::device::DeviceId;
 use regatta_core::fingerprint::{self, Fingerprint};
@@ -131,6 +132,22 @@ pub(crate) fn host() -> Reading {
         }
     }
     snapshot.scripted.unwrap_or(snapshot.host)
+}
+
+/// Processors that were busy for `look`, whoever kept them so. Blocks for that time.
+pub(crate) fn busy_processors(look: Duration) -> Option<f64> {
+    let mut sources = scripted::Script::of_environment().map_or_else(|| platform(&[]), |script| vec![Box::new(script)]);
+    let mut busy_ns = || {
+        let mut snapshot = Snapshot { asked: true, ..Snapshot::default() };
+        for source in &mut sources {
+            source.read(&BTreeSet::new(), &mut snapshot).ok();
+        }
+        snapshot.scripted.unwrap_or(snapshot.host).host_busy_ns
+    };
+    let (before, start) = (busy_ns()?, Instant::now());
+    std::thread::sleep(look);
+    let busy = busy_ns()?.saturating_sub(before);
+    Some(busy as f64 / start.elapsed().as_nanos() as f64)
 }
 
 #[cfg(target_os = "linux")]

@@ -24,13 +24,18 @@ use regatta_core::device::{DeviceId, DeviceKind};
 use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::telemetry::{Pcie, Reading, Throttled};
 
+use crate::doctor::Card;
+
 use super::{DeviceState, Snapshot, Source};
 
 /// Names of the library beside its usual one: without the packages for developers only the versioned one is there.
 const OTHER_NAMES: [&str; 1] = ["libnvidia-ml.so.1"];
 
 /// The variable that chooses and orders the devices that CUDA shows.
-const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// What is said of clocks that nobody has set.
+const DEFAULT_CLOCKS: &str = "default";
 
 /// The driver's library, and what each of our devices is called there.
 pub(super) struct Nvml {
@@ -53,15 +58,11 @@ impl Nvml {
         if devices.is_empty() {
             return None;
         }
-        let others = || OTHER_NAMES.iter().find_map(|name| Library::builder().lib_path(name.as_ref()).init().ok());
-        match Library::init() {
+        match load() {
             Ok(library) => Some(Self { library, devices }),
             Err(error) => {
-                let library = others();
-                if library.is_none() {
-                    tracing::info!(%error, "no telemetry of NVIDIA devices: their driver's library can't be used");
-                }
-                library.map(|library| Self { library, devices })
+                tracing::info!(%error, "no telemetry of NVIDIA devices: their driver's library can't be used");
+                None
             }
         }
     }
@@ -95,6 +96,40 @@ impl Nvml {
             Name::Uuid(uuid) => self.library.device_by_uuid(uuid.as_str()),
         }
     }
+}
+
+/// The driver's version, and what the doctor wants to know of its devices.
+pub(crate) fn cards(devices: &[DeviceId]) -> Result<(String, Vec<Card>), String> {
+    let library = load().map_err(|error| error.to_string())?;
+    let driver = library.sys_driver_version().map_err(|error| error.to_string())?;
+    let names = names(devices, std::env::var(VISIBLE).ok().as_deref());
+    let nvml = Nvml { library, devices: names };
+    let cards = nvml.devices.iter().filter_map(|(id, name)| Some(card(*id, &nvml.device(name).ok()?))).collect();
+    Ok((driver, cards))
+}
+
+fn card(id: DeviceId, device: &Device<'_>) -> Card {
+    let compute = device.running_compute_processes().unwrap_or_default();
+    let graphics = device.running_graphics_processes().unwrap_or_default();
+    let users: BTreeSet<u32> = compute.into_iter().chain(graphics).map(|process| process.pid).collect();
+    Card {
+        device: id,
+        users: users.into_iter().map(process_name).collect(),
+        is_persistent: is_persistent(device),
+        clocks_are_set: clocks(device).is_some_and(|clocks| clocks != DEFAULT_CLOCKS),
+    }
+}
+
+/// A process by its name, where the system tells that in a file.
+fn process_name(process: u32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    if name.trim().is_empty() { format!("process {process}") } else { format!("{} ({process})", name.trim()) }
+}
+
+/// The driver's library, by whichever of its names it has here.
+pub(crate) fn load() -> Result<Library, NvmlError> {
+    let others = || OTHER_NAMES.iter().find_map(|name| Library::builder().lib_path(name.as_ref()).init().ok());
+    Library::init().or_else(|error| others().ok_or(error))
 }
 
 /// What CUDA's devices are called, `visible` being the value of [`VISIBLE`]. Without it they are taken to be in the order
@@ -148,7 +183,7 @@ fn clocks(device: &Device<'_>) -> Option<String> {
 fn clock_policy(sm: Option<(u32, u32)>, memory: Option<(u32, u32)>) -> Option<String> {
     let set = [("SM", sm?), ("memory", memory?)].into_iter().filter(|(_, (set, default))| set != default);
     let set: Vec<String> = set.map(|(name, (set, _))| format!("{name} {set} MHz")).collect();
-    Some(if set.is_empty() { "default".to_owned() } else { set.join(", ") })
+    Some(if set.is_empty() { DEFAULT_CLOCKS.to_owned() } else { set.join(", ") })
 }
 
 /// Whether the driver stays loaded while nobody uses the device. There is no such mode on Windows.

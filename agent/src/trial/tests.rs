@@ -87,6 +87,7 @@ impl Scripted {
             simd_compiled: SimdLevel::Baseline,
             simd_cpu: SimdLevel::Baseline,
             optimised: true,
+            listed: Vec::new(),
         };
         Worker { build: None, path, info, json: "{}".to_owned() }
     }

@@ -13,6 +13,8 @@ mod compare;
 #[cfg(test)]
 mod dashboard;
 #[cfg(test)]
+mod devices;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fleet;

@@ -117,7 +117,7 @@ impl Change for AgentLeft {
 async fn insert_device(db: &mut SqliteConnection, agent: &AgentId, device: &Device) -> Result<(), StoreError> {
     let memory = device.memory_bytes.map(|bytes| stored("memory_bytes", bytes)).transpose()?;
     sqlx::query(
-        "INSERT INTO devices (agent_id, device, name, memory_bytes, cores, backends) VALUES (?, ?, ?, ?, ?, ?)
+        "INSERT INTO devices (agent_id, device, name, memory_bytes, cores, backends, facts) VALUES (?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (agent_id, device) DO NOTHING",
     )
     .bind(agent.as_str())
@@ -126,6 +126,7 @@ async fn insert_device(db: &mut SqliteConnection, agent: &AgentId, device: &Devi
     .bind(memory)
     .bind(device.cores)
     .bind(to_json("devices.backends", &device.backends)?)
+    .bind(to_json("devices.facts", &device.facts)?)
     .execute(db)
     .await?;
     Ok(())

@@ -291,6 +291,7 @@ pub(crate) fn device(row: &SqliteRow) -> Result<Device, StoreError> {
         memory_bytes,
         cores,
         backends: row.json("backends")?,
+        facts: row.json("facts")?,
     })
 }
 

@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 12] = [
+const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
     (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
@@ -21,6 +21,7 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     (11, "builds", include_str!("../../../migrations/0011_builds.sql")),
     (13, "verdicts", include_str!("../../../migrations/0013_verdicts.sql")),
     (14, "schedules", include_str!("../../../migrations/0014_schedules.sql")),
+    (17, "device_facts", include_str!("../../../migrations/0017_device_facts.sql")),
 ];
 
 /// The newest schema version.
@@ -64,6 +65,7 @@ mod tests {
         include_str!("../../../migrations/samples/0011_builds.sql"),
         include_str!("../../../migrations/samples/0013_verdicts.sql"),
         include_str!("../../../migrations/samples/0014_schedules.sql"),
+        include_str!("../../../migrations/samples/0017_device_facts.sql"),
     ];
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {

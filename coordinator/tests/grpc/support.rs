@@ -143,6 +143,7 @@ pub(crate) fn hello(agent: &str, boot: &str, spool: Vec<pb::SpoolHead>) -> pb::A
             memory_bytes: Some(1 << 36),
             cores: Some(2),
             backends: vec!["fake".to_owned()],
+            ..pb::Device::default()
         }],
         workers: vec!["{}".to_owned()],
         spool,

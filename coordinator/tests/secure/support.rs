@@ -114,6 +114,7 @@ pub(crate) fn hello(agent: &str) -> pb::AgentHello {
             memory_bytes: Some(1 << 36),
             cores: Some(2),
             backends: vec!["fake".to_owned()],
+            ..pb::Device::default()
         }],
         workers: vec!["{}".to_owned()],
         ..pb::AgentHello::default()

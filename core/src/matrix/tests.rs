@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::device::DeviceKind;
+use crate::device::{DeviceFacts, DeviceKind};
 use crate::fleet::{Fleet, Placement};
 use crate::model::{BUILT_IN_MODELS, parse_manifest};
 use crate::policy::Policy;
@@ -18,6 +18,7 @@ fn device(agent: &str, id: &str, backends: &[BackendKind]) -> Device {
         memory_bytes: None,
         cores: None,
         backends: backends.to_vec(),
+        facts: DeviceFacts::default(),
     }
 }
 

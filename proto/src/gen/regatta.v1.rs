@@ -473,6 +473,25 @@ pub struct Device {
     /// Backends that have a worker for it.
     #[prost(string, repeated, tag = "6")]
     pub backends: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What tells it from all other devices of its agent, whatever number it has, also after a restart: "GPU-…",
+    /// "pci:0000:01:00.0". Empty where nothing does.
+    #[prost(string, tag = "7")]
+    pub stable_id: ::prost::alloc::string::String,
+    /// What the system calls it until it is started again: a LUID on Windows, a registry id on macOS. Empty elsewhere.
+    #[prost(string, tag = "8")]
+    pub system_id: ::prost::alloc::string::String,
+    /// Version of its driver. Empty where it isn't known.
+    #[prost(string, tag = "9")]
+    pub driver: ::prost::alloc::string::String,
+    /// What its instructions are: "sm_90", "apple9". Empty where it isn't known.
+    #[prost(string, tag = "10")]
+    pub architecture: ::prost::alloc::string::String,
+    /// Where it is on the bus: "0000:01:00.0". Empty where it isn't known.
+    #[prost(string, tag = "11")]
+    pub pci_address: ::prost::alloc::string::String,
+    /// The most that its link to the host can do: "gen 5 x16". Empty where it isn't known.
+    #[prost(string, tag = "12")]
+    pub pci_link: ::prost::alloc::string::String,
 }
 /// Agent to worker.
 #[derive(Clone, PartialEq, ::prost::Message)]

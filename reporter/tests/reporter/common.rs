@@ -11,7 +11,7 @@ use regatta_core::artifact::{ArtifactRef, Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::canary::{CANARY_VERSION, Canary, Reading};
 use regatta_core::cell::{Cell, Outcome};
-use regatta_core::device::{Device, DeviceId, DeviceKind};
+use regatta_core::device::{Device, DeviceFacts, DeviceId, DeviceKind};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::fingerprint::{self, Fingerprint};
@@ -237,6 +237,7 @@ pub(crate) fn host(agent: &str) -> Host {
         memory_bytes: Some(134_217_728_000),
         cores: Some(32),
         backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
+        facts: DeviceFacts::default(),
     };
     let engine = |backend, version: &str, build: &str| Engine {
         backend,
@@ -254,6 +255,7 @@ pub(crate) fn host(agent: &str) -> Host {
         simd_compiled: SimdLevel::Avx512,
         simd_cpu: SimdLevel::Avx512,
         optimised: true,
+        listed: Vec::new(),
     };
     Host {
         agent,
@@ -414,6 +416,7 @@ fn gpu_host(agent: &str) -> Host {
         memory_bytes: Some(150_754_820_096),
         cores: None,
         backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
+        facts: DeviceFacts::default(),
     };
     host.devices = (0..4).map(device).collect();
     host

@@ -159,11 +159,10 @@ fn model_params(device: DeviceId) -> Result<LlamaModelParams, BackendError> {
     let params = LlamaModelParams::default().with_use_mmap(true);
     let engine = match device.kind {
         DeviceKind::Cpu => return Ok(params.with_n_gpu_layers(0)),
-        DeviceKind::Cuda => "CUDA",
-        DeviceKind::Metal => "Metal",
-        DeviceKind::Vulkan => "Vulkan",
-        DeviceKind::DirectMl => return Err(BackendError::unsupported("llama.cpp has no code for DirectML")),
+        kind => native::REGISTRIES.into_iter().find(|(_, drives)| *drives == kind).map(|(name, _)| name),
     };
+    let engine =
+        engine.ok_or_else(|| BackendError::unsupported(format!("llama.cpp has no code for {}", device.kind)))?;
     let mut found = list_llama_ggml_backend_devices().into_iter().filter(|found| found.backend == engine);
     let found = found
         .nth(device.index as usize)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use regatta_core::artifact::{ArtifactRef, Format, Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::{Cell, CellHash, Outcome};
-use regatta_core::device::{Device, DeviceId};
+use regatta_core::device::{Device, DeviceFacts, DeviceId};
 use regatta_core::digest::Digest;
 use regatta_core::fingerprint::{self, Fingerprint};
 use regatta_core::fleet::Place;
@@ -122,6 +122,7 @@ pub(crate) fn run(id: &str, cells: u32) -> NewRun {
                 memory_bytes: Some(1 << 34),
                 cores: Some(2),
                 backends: vec![BackendKind::Fake],
+                facts: DeviceFacts::default(),
             },
             agent_version: "0.1.0".to_owned(),
             host: BTreeMap::from([("os".to_owned(), "linux".to_owned())]),

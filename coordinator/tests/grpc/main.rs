@@ -13,3 +13,4 @@ mod replicas;
 mod runs;
 mod strain;
 mod support;
+mod webhook;

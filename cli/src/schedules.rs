@@ -8,6 +8,7 @@ use clap::Args;
 use jiff::{Timestamp, Zoned};
 use regatta_coordinator::Planned;
 use regatta_core::schedule::Schedule;
+use regatta_reporter::text::count;
 use regatta_store::{Firing, FiringOutcome, OutboxState, Reader};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -166,7 +167,8 @@ fn undelivered(outbox: &OutboxState) {
     let OutboxState { waiting, given_up, last_error } = outbox;
     if waiting + given_up > 0 {
         let why = last_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
-        output::note(&format!("webhook: {waiting} notices wait, {given_up} were given up in the last 30 days{why}"));
+        let waiting = count(usize::try_from(*waiting).unwrap_or(usize::MAX), "notice");
+        output::note(&format!("webhook: {waiting} not taken yet, {given_up} given up in the last 30 days{why}"));
     }
 }
 

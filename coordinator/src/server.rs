@@ -188,7 +188,7 @@ pub enum CoordinatorError {
     #[error("address {0} is in use by another program: stop it, or choose another port")]
     AddressInUse(SocketAddr),
     /// Nobody can be told.
-    #[error("the webhook can't be used")]
+    #[error("the webhook can't be used: {0}")]
     Webhook(#[from] PullError),
     /// The weights can't be served.
     #[error("the model root can't be used")]

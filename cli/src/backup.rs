@@ -16,8 +16,7 @@ use crate::source::{self, DatabaseArgs};
 Example:
   regatta backup /backups/regatta-monday.sqlite
 
-The copy is one moment of the database, checked page by page. To restore it, stop the coordinator and put the copy in the
-place of the database, without the -wal and -shm files that stood beside it. Tokens are in it, as hashes.")]
+The copy is one moment of the database, checked page by page; 'regatta restore FILE' puts it back. Tokens are in it, as hashes.")]
 pub(crate) struct BackupArgs {
     /// The file to make; one that is there is left alone
     file: PathBuf,

@@ -45,6 +45,8 @@ enum Kind {
     Md,
     /// A test for each verdict, for CI: what is slower fails
     Junit,
+    /// The ratio of each cell, for Bencher
+    Bmf,
 }
 
 /// Arguments of `regatta compare`.
@@ -178,6 +180,7 @@ fn printed(comparison: &Comparison, kind: Kind) -> anyhow::Result<String> {
         Kind::Text => compare::text(comparison),
         Kind::Md => compare::markdown(comparison),
         Kind::Junit => compare::junit(comparison),
+        Kind::Bmf => compare::bmf(comparison)?,
         Kind::Json => {
             let mut value = json!({ "conclusion": comparison.conclusion() });
             let fields = serde_json::to_value(comparison)?;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{ArgMatches, Args};
-use regatta_coordinator::{Config, Coordinator, Limits, Tls};
+use regatta_coordinator::{Backups, Config, Coordinator, Limits, Tls, Webhook, WebhookSecret};
+use regatta_net::secret;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,9 @@ use crate::signals;
 
 /// The file of settings in the home folder.
 const FILE: &str = "coordinator.toml";
+
+/// The variable that may hold the webhook's secret: no flag does, because everyone on a machine can see the flags of a program.
+pub(crate) const WEBHOOK_SECRET: &str = "REGATTA_COORDINATOR_WEBHOOK_SECRET";
 
 /// Arguments of `regatta coordinator`.
 #[derive(Debug, Args)]
@@ -83,6 +87,21 @@ pub(crate) struct CoordinatorSettings {
     /// docs/nightly.md says what is in it; 'regatta schedules FILE' checks it and shows the next firings.
     #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_SCHEDULES")]
     schedules: Option<PathBuf>,
+    /// Address that is told of verdicts on scheduled nights and of missed firings, by POST [default: none]
+    ///
+    /// https://, or http:// on this machine. docs/webhook.md says what is sent and how it is signed; the secret is in
+    /// --webhook-secret-file or in the variable REGATTA_COORDINATOR_WEBHOOK_SECRET.
+    #[arg(long, value_name = "URL", env = "REGATTA_COORDINATOR_WEBHOOK", hide_env_values = true)]
+    webhook: Option<String>,
+    /// File with the secret that notices are signed with (mode 600)
+    #[arg(long, value_name = "FILE", env = "REGATTA_COORDINATOR_WEBHOOK_SECRET_FILE")]
+    webhook_secret_file: Option<PathBuf>,
+    /// Backups that are kept of those made before a schedule fires, one a night; 0 makes none [default: 7]
+    #[arg(long, value_name = "N", env = "REGATTA_COORDINATOR_BACKUPS")]
+    backups: Option<usize>,
+    /// Folder of these backups [default: beside the database, with .backups at the end of its name]
+    #[arg(long, value_name = "DIR", env = "REGATTA_COORDINATOR_BACKUP_DIR")]
+    backup_dir: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
     log: LogArgs,
@@ -96,6 +115,7 @@ fn defaults(folders: &Folders) -> anyhow::Result<CoordinatorSettings> {
         metrics_public: Some(false),
         max_connections: Some(Limits::default().connections),
         serve_models: Some(true),
+        backups: Some(7),
         log: LogArgs { log: Some("info".to_owned()), log_format: Some(logs::Format::Human) },
         ..CoordinatorSettings::default()
     })
@@ -131,10 +151,42 @@ impl CoordinatorSettings {
         if let Some(file) = &self.schedules {
             config.schedules = schedules::read(file, (config.clock)())?;
         }
+        config.webhook = self.webhook()?;
+        config.backups = self.backups.filter(|keep| *keep > 0).map(|keep| Backups {
+            folder: self.backup_dir.clone().unwrap_or_else(|| regatta_store::backup_folder(&config.db)),
+            keep,
+        });
         if self.serve_models.unwrap_or(true) {
             config.model_root = Some(folders.model_root()?);
         }
         Ok(config)
+    }
+}
+
+impl CoordinatorSettings {
+    fn webhook(&self) -> Result<Option<Webhook>, BadInput> {
+        let Some(target) = &self.webhook else {
+            let text = "webhook_secret_file needs webhook: the address that notices go to";
+            return if self.webhook_secret_file.is_some() { Err(BadInput(text.to_owned())) } else { Ok(None) };
+        };
+        let (place, text) = match (&self.webhook_secret_file, std::env::var(WEBHOOK_SECRET)) {
+            (Some(file), _) => {
+                let bytes = secret::read_secret(file, "webhook secret").map_err(|error| BadInput(error.to_string()))?;
+                let text = String::from_utf8(bytes);
+                let text = text.map_err(|_| BadInput(format!("webhook secret {}: it is no text", file.display())))?;
+                (file.display().to_string(), text)
+            }
+            (None, Ok(text)) => (WEBHOOK_SECRET.to_owned(), text),
+            (None, Err(_)) => {
+                let text = format!(
+                    "webhook needs a secret, or nobody could tell whose notices they are: give --webhook-secret-file FILE, or \
+                     set {WEBHOOK_SECRET}"
+                );
+                return Err(BadInput(text));
+            }
+        };
+        let secret = WebhookSecret::new(&text).map_err(|error| BadInput(format!("{place}: {error}")))?;
+        Ok(Some(Webhook::new(target, secret).map_err(|error| BadInput(format!("webhook: {error}")))?))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `regatta gate`: the verdict on a night, kept beside it, and an exit code that says so.
 
+mod remote;
+
 use std::path::Path;
 
 use anyhow::Context;
@@ -14,10 +16,11 @@ use regatta_reporter::nights::{self, Gate};
 use regatta_store::{RunRecord, Store, StoreError};
 use uuid::Uuid;
 
+use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
 use crate::local::{Conditions, Local};
 use crate::paths::Folders;
-use crate::source::DatabaseArgs;
+use crate::source::{self, Source, SourceArgs};
 use crate::threshold::Threshold;
 use crate::watch::{self, Place, Screen, Watched};
 use crate::{output, rpc};
@@ -27,6 +30,7 @@ Examples:
   regatta run nightly.toml && regatta gate --confirm     tonight's run; what is flagged is measured again at once
   regatta gate 01935f --json | jq .slowdowns             a run by the beginning of its id
   regatta gate --format junit > gate.xml                 for a CI
+  regatta gate 01935f --coordinator URL                  judged and kept by the coordinator that has the runs
   regatta verdict expected 01935f --reason '…'           what a person says to it
 
 A night is held against the runs of the same scenario before it; docs/nightly.md says how, and how often it is wrong.
@@ -52,11 +56,12 @@ pub(crate) struct GateArgs {
     /// The run: its id or the beginning of it [default: the newest that has ended]
     run: Option<String>,
     #[command(flatten)]
-    database: DatabaseArgs,
+    source: SourceArgs,
     /// Changes below so many percent do not count; a cell that varies from night to night needs three times of that
     #[arg(long, value_name = "PERCENT", default_value = "2")]
     threshold: Threshold,
-    /// Measure the cells that are flagged again on this machine, with 10 worker processes, before judging
+    /// Measure the cells that are flagged again, with 10 worker processes, before judging: on this machine, or where a
+    /// coordinator's agents measured them
     #[arg(long)]
     confirm: bool,
     /// With --confirm: measure where it is not worth it (battery, power saving, unoptimised worker); results are marked
@@ -75,14 +80,11 @@ pub(crate) struct GateArgs {
 
 /// Judges a night.
 pub(crate) async fn run(args: GateArgs, folders: &Folders) -> anyhow::Result<Exit> {
-    let path = folders.database(args.database.db.as_deref())?;
     let rules = Rules { threshold: args.threshold.share(), ..Rules::default() };
-    let night = chosen(&path, args.run.as_deref()).await?;
-    let mut gate = judged(&path, &night, &rules).await?;
-    if args.confirm && !gate.to_measure.is_empty() {
-        measure_again(&args, &path, folders, &night, &gate, &rules).await?;
-        gate = judged(&path, &night, &rules).await?;
-    }
+    let gate = match args.source.source(folders).await? {
+        Source::Database(path) => here(&args, &path, folders, &rules).await?,
+        Source::Coordinator(client) => there(&args, client, &rules).await?,
+    };
     let kind = if args.json { Kind::Json } else { args.format };
     match kind {
         Kind::Text => {
@@ -93,6 +95,47 @@ pub(crate) async fn run(args: GateArgs, folders: &Folders) -> anyhow::Result<Exi
         Kind::Junit => output::text(&nights::junit(&gate)),
     }
     Ok(if gate.slowdowns > 0 { Exit::Slower } else { Exit::Done })
+}
+
+/// Judges a night in a database of this machine, and measures here what is to be measured again.
+async fn here(args: &GateArgs, path: &Path, folders: &Folders, rules: &Rules) -> anyhow::Result<Gate> {
+    let night = chosen(path, args.run.as_deref()).await?;
+    let gate = judged(path, &night, rules).await?;
+    if !args.confirm || gate.to_measure.is_empty() {
+        return Ok(gate);
+    }
+    measure_again(args, path, folders, &night, &gate, rules).await?;
+    judged(path, &night, rules).await
+}
+
+/// Has a coordinator judge a night; its agents measure what is to be measured again.
+async fn there(args: &GateArgs, mut client: RunClient, rules: &Rules) -> anyhow::Result<Gate> {
+    if args.allow_unfit || args.no_telemetry {
+        let text = "--allow-unfit and --no-telemetry are about this machine: a coordinator's agents measure as they were started";
+        return Err(BadInput(text.to_owned()).into());
+    }
+    let run = match &args.run {
+        Some(run) => source::get_run(&mut client, run).await?.id,
+        None => newest(source::list_runs(&mut client, 100).await?)?,
+    };
+    let gate = remote::judge(&mut client, &run, rules).await?;
+    if !args.confirm || gate.to_measure.is_empty() {
+        return Ok(gate);
+    }
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    ended(repeat(&mut client, &run.parse()?, &gate, rules, interrupted).await?)?;
+    remote::judge(&mut client, &run, rules).await
+}
+
+/// The newest night of a coordinator that has ended.
+fn newest(runs: Vec<pb::Run>) -> Result<String, BadInput> {
+    let newest = runs.into_iter().find(|run| run.ended_at_unix_ns.is_some() && run.retry_of.is_empty());
+    let none = || BadInput("no run of this coordinator has ended: start one with 'regatta submit SCENARIO'".to_owned());
+    newest.map(|run| run.id).ok_or_else(none)
 }
 
 /// The run that is meant, if it is a night that can be judged.
@@ -129,7 +172,9 @@ async fn judged(path: &Path, night: &RunRecord, rules: &Rules) -> anyhow::Result
     let store = match Store::open(path, Timestamp::now).await {
         Ok(store) => store,
         Err(StoreError::Locked { .. }) => {
-            output::note("a coordinator writes to this database: the verdict is shown, and not kept");
+            output::note(
+                "a coordinator writes to this database: the verdict is shown, and not kept; with --coordinator URL that one keeps it",
+            );
             let reader = crate::source::open(path).await?;
             let to_judge = reader.to_judge(&night.summary.id).await.context("failed to judge the night")?;
             let judgement = to_judge.judge(rules);
@@ -168,10 +213,22 @@ async fn measure_again(
     }
     let (telemetry, allow_unfit) = (!args.no_telemetry, args.allow_unfit);
     let conditions = Conditions { telemetry, allow_unfit, canary: CanaryWhen::Off, cool_down: false };
-    let mut local = Local::start(path, folders, &night.bundle.models, conditions, Vec::new()).await?;
-    let watched = repeat(&mut local, &night.summary.id, gate, rules).await;
+    let local = Local::start(path, folders, &night.bundle.models, conditions, Vec::new()).await?;
+    let (mut client, stop) = (local.client.clone(), local.stop_agent.soft.clone());
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Where signals can't be had, nobody can interrupt.
+            std::future::pending::<()>().await;
+        }
+        stop.cancel();
+    };
+    let watched = repeat(&mut client, &night.summary.id, gate, rules, interrupted).await;
     local.stop().await?;
-    match watched? {
+    ended(watched?)
+}
+
+fn ended(watched: Watched) -> anyhow::Result<()> {
+    match watched {
         Watched::Ended(Exit::Done) => {}
         Watched::Ended(_) => output::note("some of these cells did not end well; the others are judged"),
         Watched::Stopped => anyhow::bail!("stopped before the cells were measured again"),
@@ -179,7 +236,13 @@ async fn measure_again(
     Ok(())
 }
 
-async fn repeat(local: &mut Local, night: &RunId, gate: &Gate, rules: &Rules) -> anyhow::Result<Watched> {
+async fn repeat(
+    client: &mut RunClient,
+    night: &RunId,
+    gate: &Gate,
+    rules: &Rules,
+    interrupted: impl Future<Output = ()>,
+) -> anyhow::Result<Watched> {
     let hashes =
         gate.to_measure.iter().map(|hash| Ok(hash.parse::<regatta_core::digest::Digest>()?.as_bytes().to_vec()));
     let request = pb::RetryRunRequest {
@@ -188,17 +251,10 @@ async fn repeat(local: &mut Local, night: &RunId, gate: &Gate, rules: &Rules) ->
         cell_hashes: hashes.collect::<anyhow::Result<_>>()?,
         passes: u32::try_from(rules.again).unwrap_or(u32::MAX),
     };
-    let response = local.client.retry_run(rpc::request(request)).await.map_err(|status| rpc::refused(&status))?;
+    let response = client.retry_run(rpc::request(request)).await.map_err(|status| rpc::refused(&status))?;
     let run = response.into_inner().run_id;
     output::note(&format!("measuring again with {} worker processes: {}, in run {run}", rules.again, cells(gate)));
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // Where signals can't be had, nobody can interrupt.
-            std::future::pending::<()>().await;
-        }
-        local.stop_agent.soft.cancel();
-    };
-    watch::follow(local.client.clone(), &run, Screen::new(false, Place::Stderr), interrupted).await
+    watch::follow(client.clone(), &run, Screen::new(false, Place::Stderr), interrupted).await
 }
 
 fn cells(gate: &Gate) -> String {

@@ -23,7 +23,9 @@ mod models;
 mod output;
 mod paths;
 mod plan;
+mod prune;
 mod report;
+mod restore;
 mod rpc;
 mod run;
 mod runs;
@@ -95,6 +97,9 @@ Results:
   verdict      Answer what was said of a night, or take a night out
   import       Take results of llama-bench, for reports
   backup       Copy the database, also while a coordinator writes to it
+  restore      Put a backup in the place of the database
+  prune        Remove old runs from the database
+  pin          Keep a run, whatever is pruned
 
 Fleet, for people:
   submit       Queue a scenario at a coordinator
@@ -154,6 +159,12 @@ enum Command {
     Import(import::ImportCommand),
     /// Copy the database, also while a coordinator writes to it
     Backup(backup::BackupArgs),
+    /// Put a backup in the place of the database
+    Restore(restore::RestoreArgs),
+    /// Remove old runs from the database
+    Prune(prune::PruneArgs),
+    /// Keep a run, whatever is pruned
+    Pin(prune::PinArgs),
     /// Queue a scenario at a coordinator
     Submit(submit::SubmitArgs),
     /// Watch a run's matrix fill up
@@ -233,6 +244,9 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Command::Verdict(command) => verdict::run(command, folders).await,
         Command::Import(command) => import::run(command, folders).await,
         Command::Backup(args) => backup::run(args, folders).await,
+        Command::Restore(args) => restore::run(args, folders).await,
+        Command::Prune(args) => prune::run(args, folders).await,
+        Command::Pin(args) => prune::pin(args, folders).await,
         Command::Runs(args) => runs::list(args, folders).await,
         Command::Show(args) => runs::show(args, folders).await,
         Command::Models(command) => models::run(command, folders).await,
@@ -273,7 +287,11 @@ mod tests {
             command.get_subcommands().for_each(|command| variables(command, found));
         }
         let text = include_str!("../../docs/configuration.md");
-        let mut found = std::collections::BTreeSet::from([connect::TOKEN.to_owned(), "NO_COLOR".to_owned()]);
+        let mut found = std::collections::BTreeSet::from([
+            connect::TOKEN.to_owned(),
+            coordinator::WEBHOOK_SECRET.to_owned(),
+            "NO_COLOR".to_owned(),
+        ]);
         variables(&Cli::command(), &mut found);
         found.extend(regatta_pull::hub::VARIABLES.map(str::to_owned));
         assert!(found.len() > 20, "{found:?}");

@@ -8,7 +8,8 @@ use clap::Args;
 use jiff::{Timestamp, Zoned};
 use regatta_coordinator::Planned;
 use regatta_core::schedule::Schedule;
-use regatta_store::{Firing, FiringOutcome, Reader};
+use regatta_reporter::text::count;
+use regatta_store::{Firing, FiringOutcome, OutboxState, Reader};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Spanned;
@@ -138,6 +139,10 @@ pub(crate) async fn run(args: SchedulesArgs, folders: &Folders) -> anyhow::Resul
     let path = folders.database(args.database.db.as_deref())?;
     // What came of earlier firings is in the coordinator's database, where that is on this machine.
     let reader = if path.is_file() { Some(source::open(&path).await?) } else { None };
+    let outbox = match &reader {
+        Some(reader) => reader.outbox().await?,
+        None => OutboxState::default(),
+    };
     let mut all = Vec::new();
     for planned in &planned {
         let firings = match &reader {
@@ -152,8 +157,19 @@ pub(crate) async fn run(args: SchedulesArgs, folders: &Folders) -> anyhow::Resul
         ));
     } else {
         output::text(&all.iter().map(|(planned, next, firings)| text(planned, next, firings)).collect::<String>());
+        undelivered(&outbox);
     }
     Ok(Exit::Done)
+}
+
+/// Says which notices somebody waits for in vain.
+fn undelivered(outbox: &OutboxState) {
+    let OutboxState { waiting, given_up, last_error } = outbox;
+    if waiting + given_up > 0 {
+        let why = last_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        let waiting = count(usize::try_from(*waiting).unwrap_or(usize::MAX), "notice");
+        output::note(&format!("webhook: {waiting} not taken yet, {given_up} given up in the last 30 days{why}"));
+    }
 }
 
 async fn last(reader: &Reader, planned: &Planned) -> anyhow::Result<Vec<Firing>> {

@@ -41,7 +41,7 @@ pub(crate) enum VerdictCommand {
     /// Take a whole night out: it is judged no more, and nothing is held against it
     Exclude(ExcludeArgs),
     /// Put a night back that was taken out
-    Include(IncludeArgs),
+    Include(NightArgs),
 }
 
 /// Which verdicts, and why.
@@ -65,21 +65,16 @@ pub(crate) struct AnswerArgs {
 /// Which night, and why.
 #[derive(Debug, Args)]
 pub(crate) struct ExcludeArgs {
-    /// The run: its id or the beginning of it
-    run: String,
+    #[command(flatten)]
+    night: NightArgs,
     /// Why: stored, and shown in histories
     #[arg(long, value_parser = reason)]
     reason: String,
-    #[command(flatten)]
-    source: SourceArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Which night.
 #[derive(Debug, Args)]
-pub(crate) struct IncludeArgs {
+pub(crate) struct NightArgs {
     /// The run: its id or the beginning of it
     run: String,
     #[command(flatten)]
@@ -89,7 +84,8 @@ pub(crate) struct IncludeArgs {
     json: bool,
 }
 
-fn reason(text: &str) -> Result<String, BadInput> {
+/// A person's reason, without what can't be printed.
+pub(crate) fn reason(text: &str) -> Result<String, BadInput> {
     let text = regatta_reporter::text::reason(text);
     match text.chars().count() {
         0 => Err(BadInput("say why: a reason has at least one character".to_owned())),
@@ -104,10 +100,8 @@ pub(crate) async fn run(command: VerdictCommand, folders: &Folders) -> anyhow::R
         VerdictCommand::Acknowledge(args) => answer(args, Answer::Acknowledged, folders).await,
         VerdictCommand::Expected(args) => answer(args, Answer::Expected, folders).await,
         VerdictCommand::Dismiss(args) => answer(args, Answer::Dismissed, folders).await,
-        VerdictCommand::Exclude(ExcludeArgs { run, reason, source, json }) => {
-            exclude(&run, Some(reason), &source, json, folders).await
-        }
-        VerdictCommand::Include(IncludeArgs { run, source, json }) => exclude(&run, None, &source, json, folders).await,
+        VerdictCommand::Exclude(ExcludeArgs { night, reason }) => exclude(&night, Some(reason), folders).await,
+        VerdictCommand::Include(night) => exclude(&night, None, folders).await,
     }
 }
 
@@ -129,13 +123,8 @@ async fn answer(args: AnswerArgs, answer: Answer, folders: &Folders) -> anyhow::
     Ok(Exit::Done)
 }
 
-async fn exclude(
-    run: &str,
-    reason: Option<String>,
-    source: &SourceArgs,
-    json: bool,
-    folders: &Folders,
-) -> anyhow::Result<Exit> {
+async fn exclude(night: &NightArgs, reason: Option<String>, folders: &Folders) -> anyhow::Result<Exit> {
+    let NightArgs { run, source, json } = night;
     let excluded = reason.is_some();
     let run = match source.source(folders).await? {
         Source::Database(path) => {
@@ -153,7 +142,7 @@ async fn exclude(
             run.parse()?
         }
     };
-    if json {
+    if *json {
         output::json(&json!({ "run": run.as_str(), "excluded": excluded }));
     } else {
         output::line(&format!("run {run} is {}", if excluded { "taken out" } else { "a night again" }));

@@ -53,8 +53,8 @@ pub(crate) fn needs(path: &str) -> Needs {
         }
         (
             "regatta.v1.RunService",
-            "SubmitRun" | "CancelRun" | "ResumeRun" | "RetryRun" | "AnswerVerdicts" | "ExcludeNight" | "DrainAgent"
-            | "ResumeAgent" | "ForgetAgent",
+            "SubmitRun" | "CancelRun" | "ResumeRun" | "RetryRun" | "JudgeRun" | "AnswerVerdicts" | "ExcludeNight"
+            | "DrainAgent" | "ResumeAgent" | "ForgetAgent",
         ) => CHANGE,
         // Who measures needs weights, and who submits may see that they are there.
         ("regatta.v1.ArtifactService", "DescribeArtifact" | "FetchArtifact") => {
@@ -313,6 +313,7 @@ mod tests {
                     "CancelRun",
                     "ResumeRun",
                     "RetryRun",
+                    "JudgeRun",
                     "AnswerVerdicts",
                     "ExcludeNight",
                     "ListCells",

@@ -4,23 +4,28 @@
 //! schedule and time, so a coordinator that dies in between submits it once all the same. What is missed is reported and not
 //! made up: a night at noon would be held against nights.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use regatta_core::cell::CellHash;
 use regatta_core::digest::Digest;
 use regatta_core::id::{RunId, ScheduleName};
-use regatta_core::nightly::Rules;
+use regatta_core::nightly::{Judgement, Rules};
 use regatta_core::run::RunState;
 use regatta_core::scenario::{self, ScenarioBundle};
 use regatta_core::schedule::Schedule;
-use regatta_store::{Accounted, Firing, FiringOutcome, Reader, SetStage, Stage, Store, StoreError, ToJudge, Writer};
+use regatta_store::{
+    Accounted, Firing, FiringOutcome, NewNotice, Reader, SetStage, Stage, Store, StoreError, ToJudge, Writer,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{error, info, warn};
 
 use crate::actor::{Event, Handle, Submission};
+use crate::notice::{self, JudgedNight};
 use crate::runs;
+use crate::server::Config;
 
 /// A firing that is later than this is missed.
 const GRACE: SignedDuration = SignedDuration::from_mins(10);
@@ -47,9 +52,21 @@ pub struct Planned {
     pub confirm: bool,
 }
 
+/// Copies of the database that are made before a schedule fires, one a night.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backups {
+    /// Where they are.
+    pub folder: PathBuf,
+    /// How many are kept.
+    pub keep: usize,
+}
+
 /// Fires schedules and judges their runs.
 pub(crate) struct Nights {
     planned: Vec<Planned>,
+    backups: Option<Backups>,
+    /// Whether somebody is told of verdicts and of firings that no run came of.
+    tells: bool,
     clock: fn() -> Timestamp,
     reader: Reader,
     writer: Writer,
@@ -57,8 +74,10 @@ pub(crate) struct Nights {
 }
 
 impl Nights {
-    pub(crate) fn new(planned: Vec<Planned>, clock: fn() -> Timestamp, store: &Store, actor: Handle) -> Self {
-        Self { planned, clock, reader: store.reader().clone(), writer: store.writer().clone(), actor }
+    pub(crate) fn new(config: &Config, store: &Store, actor: Handle) -> Self {
+        let (planned, backups, clock) = (config.schedules.clone(), config.backups.clone(), config.clock);
+        let tells = config.webhook.is_some();
+        Self { planned, backups, tells, clock, reader: store.reader().clone(), writer: store.writer().clone(), actor }
     }
 
     /// Goes on until `stop`.
@@ -117,7 +136,8 @@ impl Nights {
     }
 
     async fn keep(&self, schedule: &ScheduleName, until: Timestamp, firings: Vec<Firing>) -> Result<(), StoreError> {
-        self.writer.write(Accounted { schedule: schedule.clone(), until, firings }).await
+        let notices = if self.tells { notice::not_fired(&firings)? } else { Vec::new() };
+        self.writer.write(Accounted { schedule: schedule.clone(), until, firings, notices }).await
     }
 
     /// Submits a run, unless one before still goes on.
@@ -130,6 +150,7 @@ impl Nights {
                 return Ok(FiringOutcome::Missed(format!("run {run} still went on")));
             }
         }
+        self.back_up().await;
         match self.submit(planned, due).await {
             Ok(run) => {
                 info!(schedule = %name, %due, %run, "a schedule has fired");
@@ -139,6 +160,17 @@ impl Nights {
                 warn!(schedule = %name, %due, error = status.message(), "a scheduled run was refused");
                 Ok(FiringOutcome::Failed(status.message().to_owned()))
             }
+        }
+    }
+
+    /// Copies the database, before the night's work begins: copying would disturb what is measured on this machine.
+    async fn back_up(&self) {
+        let Some(Backups { folder, keep }) = &self.backups else { return };
+        match self.reader.nightly_backup(folder, *keep, (self.clock)()).await {
+            Ok(Some(backup)) => info!(backup = %backup.display(), "the database was backed up"),
+            Ok(None) => {}
+            // A night without a backup is better than none.
+            Err(error) => error!(folder = %folder.display(), %error, "the database could not be backed up"),
         }
     }
 
@@ -152,25 +184,52 @@ impl Nights {
         Ok(id)
     }
 
-    /// Takes the verdicts on runs of schedules as far as they can be taken; whether any is left.
+    /// Takes the verdicts on runs of schedules as far as they can be taken; whether any is left. One that can't be judged is
+    /// looked at again later, and keeps no other from its verdict.
     async fn judge_ended(&self) -> Result<bool, StoreError> {
         let mut open = false;
         for firing in self.reader.unjudged().await? {
             let FiringOutcome::Submitted(run, stage) = &firing.outcome else { continue };
-            if self.goes_on(run).await? {
-                open = true;
-                continue;
-            }
-            let night = self.reader.to_judge(run).await?;
-            let to_measure = self.judge(&night).await?;
-            let planned = self.planned.iter().find(|planned| planned.schedule.name == firing.schedule);
-            let confirms = *stage == Stage::Running && planned.is_some_and(|planned| planned.confirm);
-            let again = confirms && !to_measure.is_empty() && self.measure_again(run, &to_measure).await;
-            open |= again;
-            let stage = if again { Stage::Confirming } else { Stage::Judged };
-            self.writer.write(SetStage { run: run.clone(), stage }).await?;
+            open |= self.judge_one(&firing, run, *stage).await.unwrap_or_else(|error| {
+                error!(schedule = %firing.schedule, %run, %error, "a night could not be judged");
+                true
+            });
         }
         Ok(open)
+    }
+
+    /// Judges a run of a schedule, if it has ended; whether it is still to be judged.
+    async fn judge_one(&self, firing: &Firing, run: &RunId, stage: Stage) -> Result<bool, StoreError> {
+        if self.goes_on(run).await? {
+            return Ok(true);
+        }
+        let (night, judgement) = judge(&self.reader, &self.writer, run, &Rules::default()).await?;
+        let to_measure: Vec<CellHash> = judgement.to_measure().into_iter().map(|at| night.histories[at].hash).collect();
+        let planned = self.planned.iter().find(|planned| planned.schedule.name == firing.schedule);
+        let confirms = stage == Stage::Running && planned.is_some_and(|planned| planned.confirm);
+        let again = confirms && !to_measure.is_empty() && self.measure_again(run, &to_measure).await;
+        let (stage, notice) = if again {
+            (Stage::Confirming, None)
+        } else {
+            (Stage::Judged, self.notice(firing, &night, &judgement).await?)
+        };
+        self.writer.write(SetStage { run: run.clone(), stage, notice }).await?;
+        Ok(again)
+    }
+
+    /// What somebody is to be told of a night, if anybody.
+    async fn notice(
+        &self,
+        firing: &Firing,
+        night: &ToJudge,
+        judgement: &Judgement,
+    ) -> Result<Option<NewNotice>, StoreError> {
+        if !self.tells {
+            return Ok(None);
+        }
+        let summary = self.reader.run(night.run.as_str()).await?.summary;
+        let (scenario, state) = (summary.name.as_str(), summary.state);
+        notice::judged(JudgedNight { firing, scenario, state, night, judgement }).map(Some)
     }
 
     /// Whether the run, or one that repeats cells of it, has not ended.
@@ -183,19 +242,6 @@ impl Nights {
             }
         }
         Ok(false)
-    }
-
-    /// Judges a night, keeps what is said, and gives the cells that are to be measured again.
-    async fn judge(&self, night: &ToJudge) -> Result<Vec<CellHash>, StoreError> {
-        let judgement = night.judge(&Rules::default());
-        self.writer.write(night.keep(&judgement)?).await?;
-        let (run, slowdowns, judged) = (&night.run, judgement.slowdowns(), judgement.verdicts.len());
-        if slowdowns > 0 {
-            warn!(%run, slowdowns, judged, "a night is slower than those before it: 'regatta gate' says where");
-        } else {
-            info!(%run, judged, "a night was judged");
-        }
-        Ok(judgement.to_measure().into_iter().map(|at| night.histories[at].hash).collect())
     }
 
     /// Submits a run that measures cells again; `false` where it could not be.
@@ -220,6 +266,25 @@ impl Nights {
             }
         }
     }
+}
+
+/// Judges a night and keeps what is said.
+pub(crate) async fn judge(
+    reader: &Reader,
+    writer: &Writer,
+    run: &RunId,
+    rules: &Rules,
+) -> Result<(ToJudge, Judgement), StoreError> {
+    let night = reader.to_judge(run).await?;
+    let judgement = night.judge(rules);
+    writer.write(night.keep(&judgement)?).await?;
+    let (slowdowns, judged) = (judgement.slowdowns(), judgement.verdicts.len());
+    if slowdowns > 0 {
+        warn!(%run, slowdowns, judged, "a night is slower than those before it: 'regatta gate' says where");
+    } else {
+        info!(%run, judged, "a night was judged");
+    }
+    Ok((night, judgement))
 }
 
 /// An id for a run: a time-ordered UUID that is the same for the same time and name.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use regatta_core::cell::CellHash;
 use regatta_core::digest::Digest;
 use regatta_core::id::{RunId, TrialId, is_unprintable};
+use regatta_core::nightly::Rules;
 use regatta_core::policy::Passes;
 use regatta_core::run::RunState;
 use regatta_core::scenario::{self, ScenarioBundle};
@@ -24,6 +25,7 @@ use tonic::{Request, Response, Status};
 use crate::actor::{AgentView, Event, Handle, Notice, Submission};
 use crate::auth::Caller;
 use crate::export::Exports;
+use crate::nights;
 use crate::scheduler::Outlook;
 use crate::wire;
 
@@ -247,6 +249,28 @@ impl RunService for Runs {
         let cells = u32::try_from(run.matrix.cells.len()).unwrap_or(u32::MAX);
         self.actor.ask(|reply| Event::Retry { run: Box::new(run), reply }).await?;
         Ok(Response::new(pb::RetryRunResponse { run_id: id.to_string(), cells }))
+    }
+
+    async fn judge_run(&self, request: Request<pb::JudgeRunRequest>) -> Result<Response<pb::JudgeRunResponse>, Status> {
+        let pb::JudgeRunRequest { run_id, threshold } = request.into_inner();
+        let rules = match threshold {
+            0.0 => Rules::default(),
+            threshold if threshold > 0.0 && threshold <= 1.0 => Rules { threshold, ..Rules::default() },
+            _ => return Err(Status::invalid_argument(format!("threshold {threshold} is not above 0 and up to 1"))),
+        };
+        let summary = self.reader.run(&run_id).await.map_err(|error| wire::status(&error))?.summary;
+        let run = &summary.id;
+        if summary.state == RunState::Active {
+            return Err(Status::failed_precondition(format!("run '{run}' still goes on: judge it when it has ended")));
+        }
+        if let Some(of) = &summary.retry_of {
+            let text = format!("run '{run}' repeats cells of run '{of}', and is no night of its own: judge that one");
+            return Err(Status::failed_precondition(text));
+        }
+        let judged = nights::judge(&self.reader, &self.writer, run, &rules).await;
+        let (night, judgement) = judged.map_err(|error| wire::status(&error))?;
+        let said = wire::judged(&summary, &night, &judgement);
+        Ok(Response::new(said.map_err(|error| Status::internal(format!("a verdict could not be written: {error}")))?))
     }
 
     async fn answer_verdicts(

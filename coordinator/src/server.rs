@@ -13,6 +13,7 @@ use regatta_proto::MAX_MESSAGE;
 use regatta_proto::pb::agent_service_server::{self, AgentServiceServer};
 use regatta_proto::pb::artifact_service_server::{self, ArtifactServiceServer};
 use regatta_proto::pb::run_service_server::{self, RunServiceServer};
+use regatta_pull::PullError;
 use regatta_store::{Reader, Standing, Store, StoreError, StoreOptions, Trap};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -35,10 +36,11 @@ use crate::dashboard::{self, Dashboard, Drawing};
 use crate::http as pages;
 use crate::limit::Rate;
 use crate::metrics::Metrics;
-use crate::nights::{Nights, Planned};
+use crate::nights::{Backups, Nights, Planned};
 use crate::runs::Runs;
 use crate::session::Agents;
 use crate::wal;
+use crate::webhook::{Sender, Webhook};
 
 /// How often the server asks a silent peer whether it is still there. Off by default in HTTP/2: a peer that vanishes
 /// without a word would then hang its stream for ever.
@@ -99,6 +101,10 @@ pub struct Config {
     pub quarantine_after: Option<usize>,
     /// What is run when.
     pub schedules: Vec<Planned>,
+    /// Who is told of verdicts on scheduled nights, and of firings that no run came of, if anybody.
+    pub webhook: Option<Webhook>,
+    /// Copies of the database that are made before a schedule fires, if any.
+    pub backups: Option<Backups>,
     /// Wall-clock time, for labels and schedules.
     pub clock: fn() -> Timestamp,
     /// The longest that a read of the database may take.
@@ -163,6 +169,8 @@ impl Config {
             heartbeat: Duration::from_secs(10),
             quarantine_after: Some(3),
             schedules: Vec::new(),
+            webhook: None,
+            backups: None,
             clock: Timestamp::now,
             longest_read: regatta_store::LONGEST_READ,
             wal_limit: 256 << 20,
@@ -204,6 +212,9 @@ pub enum CoordinatorError {
     /// Another program listens there.
     #[error("address {0} is in use by another program: stop it, or choose another port")]
     AddressInUse(SocketAddr),
+    /// Nobody can be told.
+    #[error("the webhook can't be used: {0}")]
+    Webhook(#[from] PullError),
     /// The weights can't be served.
     #[error("the model root can't be used")]
     Models(#[from] ModelError),
@@ -249,7 +260,15 @@ impl Coordinator {
             store.close().await;
             return Err(error);
         }
-        Ok(Bound { config, address, listener, tls, http, store })
+        let sender = config.webhook.clone().map(|webhook| Sender::new(webhook, config.clock, &store));
+        let sender = match sender.transpose() {
+            Ok(sender) => sender,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        Ok(Bound { config, address, listener, tls, http, sender, store })
     }
 }
 
@@ -368,6 +387,7 @@ pub struct Bound {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     http: Http,
+    sender: Option<Sender>,
     store: Store,
 }
 
@@ -400,7 +420,7 @@ impl Bound {
 
     /// Serves until `shutdown`, then lets agents know, ends what is open, and closes the database.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
-        let Self { config, address, listener, tls, http, store } = self;
+        let Self { config, address, listener, tls, http, sender, store } = self;
         let shutdown = shutdown.child_token();
         // Sessions end when the actor has said good-bye to them, streams of people along with them.
         let stop = CancellationToken::new();
@@ -421,8 +441,11 @@ impl Bound {
         tasks.spawn(gate.follow(stop.clone()));
         tasks.spawn(say_when_stopping(health, shutdown.clone()));
         if !config.schedules.is_empty() {
-            let nights = Nights::new(config.schedules.clone(), config.clock, &store, handle.clone());
+            let nights = Nights::new(&config, &store, handle.clone());
             tasks.spawn(nights.run(stop.clone()));
+        }
+        if let Some(sender) = sender {
+            tasks.spawn(sender.run(stop.clone()));
         }
         tasks.spawn(wal::watch(store.reader().clone(), config.wal_limit, stop.clone()));
         let pages = pages::Pages {

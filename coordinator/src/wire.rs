@@ -11,14 +11,15 @@ use regatta_core::cell::{Cell, CellHash, Outcome};
 use regatta_core::device::Device;
 use regatta_core::digest::Digest;
 use regatta_core::id::{TrialId, is_unprintable};
+use regatta_core::nightly::{Judgement, Verdict};
 use regatta_core::sample::Sample;
 use regatta_core::telemetry::Telemetry;
 use regatta_core::trial::Epoch;
 use regatta_proto::convert::{self, WireError, unix_ns};
 use regatta_proto::{PROTOCOL, pb};
 use regatta_store::{
-    AgentRecord, AgentSeen, Batch, CanaryRecord, CellRecord, Content, EndedCell, Finish, Record, RunSummary, Service,
-    StoreError, WorkerFacts,
+    AgentRecord, AgentSeen, Batch, CanaryRecord, CellRecord, Content, EndedCell, Finish, History, Record, RunSummary,
+    Service, StoreError, ToJudge, WorkerFacts,
 };
 use tonic::{Code, Status};
 
@@ -217,6 +218,34 @@ pub(crate) fn finish(wire: &pb::Finish) -> Result<Finish, Status> {
 /// A message of the coordinator.
 pub(crate) fn message(message: pb::coordinator_message::Message) -> pb::CoordinatorMessage {
     pb::CoordinatorMessage { message: Some(message) }
+}
+
+/// What is said of a night.
+pub(crate) fn judged(
+    summary: &RunSummary,
+    night: &ToJudge,
+    judgement: &Judgement,
+) -> Result<pb::JudgeRunResponse, serde_json::Error> {
+    let verdict = |(history, verdict): (&History, &Verdict)| {
+        Ok(pb::NightVerdict {
+            cell: history.cell.label(),
+            cell_hash: history.hash.0.as_bytes().to_vec(),
+            machine: history.series.machine.clone(),
+            metric: history.metric.as_str().to_owned(),
+            verdict: serde_json::to_string(verdict)?,
+        })
+    };
+    let to_measure: BTreeSet<CellHash> =
+        judgement.to_measure().into_iter().map(|at| night.histories[at].hash).collect();
+    Ok(pb::JudgeRunResponse {
+        run_id: summary.id.to_string(),
+        scenario: summary.name.clone(),
+        created_at_unix_ns: unix_ns(summary.created_at),
+        verdicts: night.histories.iter().zip(&judgement.verdicts).map(verdict).collect::<Result<_, _>>()?,
+        machine_events: judgement.events.iter().map(serde_json::to_string).collect::<Result<_, _>>()?,
+        cells_to_measure: to_measure.iter().map(|hash| hash.0.as_bytes().to_vec()).collect(),
+        slowdowns: u32::try_from(judgement.slowdowns()).unwrap_or(u32::MAX),
+    })
 }
 
 /// A run for the wire.

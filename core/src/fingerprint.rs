@@ -68,7 +68,7 @@ pub struct Fingerprint {
 }
 
 /// A part in which two fingerprints differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Which part, such as `driver`.
     pub part: String,
@@ -81,7 +81,7 @@ pub struct Difference {
 }
 
 /// What a difference means to whoever compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bearing {
     /// Something else was measured, or in another way: the numbers say nothing about each other.

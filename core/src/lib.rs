@@ -26,6 +26,7 @@ pub mod preflight;
 pub mod quality;
 pub mod random;
 pub mod ranks;
+pub mod retention;
 pub mod roofline;
 pub mod run;
 pub mod sample;

@@ -3,13 +3,13 @@
 //! A percentile `p` of `n` sorted values is the linear interpolation at position `p · (n - 1)`, counted from 0 (type 7
 //! of Hyndman and Fan, the default of R and `NumPy`). The median is the percentile 0.5.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Values below this count give no confidence interval: the whole range of five covers only 93.75 %.
 pub const MIN_FOR_CI: usize = 6;
 
 /// An interval between two order statistics that covers the true median.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,

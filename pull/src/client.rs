@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -196,7 +196,7 @@ impl Client {
     ) -> Result<Answer, PullError> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.once(method, &url, headers).await?;
+            let answer = self.once(method, &url, headers, Bytes::new()).await?;
             if !answer.status.is_redirection() || answer.status == StatusCode::NOT_MODIFIED {
                 return Ok(answer);
             }
@@ -213,11 +213,22 @@ impl Client {
         Err(Refused::Redirects(regatta_core::id::shown(url.host())).into())
     }
 
+    /// Sends something. Redirects are the answer: whoever is to have it is named by its own address.
+    pub async fn post(
+        &self,
+        url: &Url,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> Result<Answer, PullError> {
+        self.once(&Method::POST, url, headers, body).await
+    }
+
     async fn once(
         &self,
         method: &Method,
         url: &Url,
         headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
     ) -> Result<Answer, PullError> {
         let stream = self.connect(url).await?;
         let late = |what: &str| unreachable(url, format!("{what} takes longer than {:?}", self.timing.answer));
@@ -225,7 +236,7 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(url, described(&error)))?;
         // Ends with the answer, which holds its handle; what it would say is said by the answer's body too.
         let connection = AbortOnDrop(tokio::spawn(connection).abort_handle());
-        let request = self.request(method, url, headers)?;
+        let request = self.request(method, url, headers, body)?;
         let answer = timeout(self.timing.answer, sender.send_request(request)).await.map_err(|_| late("an answer"))?;
         let (parts, body) = answer.map_err(|error| unreachable(url, described(&error)))?.into_parts();
         Ok(Answer {
@@ -243,7 +254,8 @@ impl Client {
         method: &Method,
         url: &Url,
         headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Request<Empty<Bytes>>, PullError> {
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, PullError> {
         let mut builder = Request::builder()
             .method(method)
             .uri(url.target())
@@ -258,7 +270,7 @@ impl Client {
             builder = builder.header(AUTHORIZATION, token.0.clone());
         }
         builder
-            .body(Empty::new())
+            .body(Full::new(body))
             .map_err(|error| PullError::Answer { url: url.clone(), problem: format!("can't be asked for: {error}") })
     }
 
@@ -338,7 +350,7 @@ mod tests {
         let token = HubToken::new("hf_secret").unwrap();
         let client = Client::with_roots(Policy::new(&[], None), Some((token, endpoint)), Vec::new());
         let sent = |url: &str| {
-            let request = client.request(&Method::GET, &Url::parse(url).unwrap(), &[]).unwrap();
+            let request = client.request(&Method::GET, &Url::parse(url).unwrap(), &[], Bytes::new()).unwrap();
             request.headers().get(AUTHORIZATION).map(|value| (value.to_str().unwrap().to_owned(), value.is_sensitive()))
         };
         assert_eq!(sent("https://huggingface.co/a/b"), Some(("Bearer hf_secret".to_owned(), true)));

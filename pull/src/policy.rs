@@ -252,6 +252,11 @@ impl Policy {
         Self { hosts: hub.chain(more.iter().cloned()).collect(), endpoint }
     }
 
+    /// One server and nobody else, which a person has named.
+    pub fn only(endpoint: Url) -> Self {
+        Self { hosts: Vec::new(), endpoint: Some(endpoint) }
+    }
+
     /// Whether the address may be asked, before its name is looked up.
     pub fn check(&self, url: &Url) -> Result<Reach, Refused> {
         let is_endpoint = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.is_same_origin(url));

@@ -71,8 +71,38 @@ pub struct Run {
     pub hosts: Vec<Host>,
     /// Every cell of the matrix, in its order.
     pub cells: Vec<CellResult>,
+    /// What was said of it as a night, where it was judged.
+    pub night: Option<NightSaid>,
     /// Samples that break a rule and could not be read far enough to tell their cell.
     pub rejected: Vec<Rejected>,
+}
+
+/// What was said of a run as a night among others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NightSaid {
+    /// How many metrics of cells got which word: `steady`, `slower`, ….
+    pub counts: BTreeMap<String, usize>,
+    /// Machines whose cells moved together, and what is said of each.
+    pub machines: Vec<(String, String)>,
+    /// What moved on its own.
+    pub moved: Vec<MovedCell>,
+    /// Why a person took it out.
+    pub excluded: Option<String>,
+}
+
+/// A metric of a cell that moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedCell {
+    /// The cell.
+    pub cell: String,
+    /// The metric.
+    pub metric: String,
+    /// The word for it: `slower`, `flagged`, ….
+    pub finding: String,
+    /// What is said of it.
+    pub sentence: String,
+    /// What a person answered.
+    pub answer: Option<String>,
 }
 
 /// A machine: an agent and what it said of itself.

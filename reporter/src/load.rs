@@ -15,10 +15,10 @@ use regatta_core::worker::WorkerInfo;
 use regatta_core::workload::Workload;
 use regatta_store::{
     Begun, CanaryRecord, CellRecord, ImportRecord, Reader, RejectedSample, RunDevice, StoreError, TrialRecord,
-    WorkerRecord,
+    VerdictRecord, WorkerRecord,
 };
 
-use crate::dataset::{CellResult, Dataset, Host, Import, Rejected, Run, WorkerFacts};
+use crate::dataset::{CellResult, Dataset, Host, Import, MovedCell, NightSaid, Rejected, Run, WorkerFacts};
 use crate::error::{ReportError, Result};
 use crate::llama_bench::Row;
 use crate::roofline::Ceiling;
@@ -90,6 +90,7 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     };
     // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
     let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();
+    let night = night(reader, id, &records).await?;
     let cells = records.into_iter().map(cell).collect();
     Ok(Run {
         id: record.summary.id,
@@ -102,8 +103,38 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
         scenario_text: record.bundle.text,
         hosts,
         cells,
+        night,
         rejected,
     })
+}
+
+/// What was said of a run as a night, if anything.
+async fn night(reader: &Reader, run: &RunId, cells: &[CellRecord]) -> Result<Option<NightSaid>, StoreError> {
+    let (verdicts, excluded) = (reader.verdicts(run).await?, reader.excluded(run).await?);
+    if verdicts.is_empty() && excluded.is_none() {
+        return Ok(None);
+    }
+    let mut said = NightSaid { excluded, ..NightSaid::default() };
+    for verdict in &verdicts {
+        *said.counts.entry(verdict.finding.clone()).or_default() += 1;
+    }
+    let events = reader.machine_events(run).await?;
+    said.machines = events.into_iter().map(|event| (event.machine, event.sentence)).collect();
+    // What its machine explains is counted only; the cells of a run are in the order of its matrix.
+    let moved = |verdict: &&VerdictRecord| verdict.direction.is_some() && verdict.finding != "with machine";
+    for cell in cells {
+        for verdict in verdicts.iter().filter(|verdict| verdict.cell == cell.hash).filter(moved) {
+            let answer = verdict.answer.as_ref().map(|(answer, reason)| format!("{}: {reason}", answer.as_str()));
+            said.moved.push(MovedCell {
+                cell: cell.cell.label(),
+                metric: verdict.metric.as_str().to_owned(),
+                finding: verdict.finding.clone(),
+                sentence: verdict.sentence.clone(),
+                answer,
+            });
+        }
+    }
+    Ok(Some(said))
 }
 
 /// What a cell's numbers are held against.

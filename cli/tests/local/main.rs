@@ -29,6 +29,8 @@ mod nights;
 #[cfg(test)]
 mod passes;
 #[cfg(test)]
+mod retention;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod telemetry;

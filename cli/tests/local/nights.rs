@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::harness::Home;
+use crate::services::Service;
 
 /// Runs `regatta` with a worker beside it whose steps take so long: agents keep scripts in their own environment from workers,
 /// and look beside their own program first.
@@ -95,6 +96,12 @@ fn a_slowdown_is_measured_again_the_same_night_and_certain_in_the_next() {
     let history = home.regatta(&["history", "regatta-15m", "fake", "--metric", "decode"]);
     assert_eq!(history.status.code(), Some(0), "{}", said(&history));
     let text = said(&history);
+    let reported = home.regatta(&["report", &run, "--out", "told"]);
+    assert_eq!(reported.status.code(), Some(0), "{}", said(&reported));
+    let page = std::fs::read_to_string(home.path("told/report.html")).unwrap();
+    for part in ["Held against the nights before it: 1 slower", "A person said expected: on purpose."] {
+        assert!(page.contains(part), "{part} is not on the page");
+    }
     for file in ["decode.svg", "decode.png"] {
         let drawn = home.regatta(&["history", "fake", "--metric", "decode", "--out", file]);
         assert_eq!(drawn.status.code(), Some(0), "{}", said(&drawn));
@@ -106,6 +113,31 @@ fn a_slowdown_is_measured_again_the_same_night_and_certain_in_the_next() {
     assert!(odd.status.code() == Some(2) && said(&odd).contains(".svg"), "{}", said(&odd));
     assert_eq!(text.lines().count(), 2 + 11, "a night for each run, the one that repeated a night is none: {text}");
     assert!(text.contains("slower by") && text.contains("expected: on purpose"), "{text}");
+}
+
+#[test]
+fn a_coordinator_that_has_the_database_keeps_what_it_says() {
+    let home = Home::new();
+    night(&home, 500, "1");
+    let coordinator = Service::coordinator(&home, &[]);
+    let url = coordinator.url();
+    let unkept = home.regatta(&["gate", "--json"]);
+    assert!(said(&unkept).contains("not kept; with --coordinator URL"), "{}", said(&unkept));
+    let shown = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let answer = ["verdict", "expected", "0", "--reason", "x", "--coordinator", &url];
+    let nothing = home.regatta(&answer);
+    assert_eq!(nothing.status.code(), Some(2), "{}", said(&nothing));
+    let kept = home.regatta(&["gate", "--coordinator", &url, "--json"]);
+    assert_eq!(kept.status.code(), Some(0), "{}", said(&kept));
+    assert_eq!(shown(&kept), shown(&unkept), "both say the same");
+    assert_eq!(shown(&kept)["verdicts"].as_array().unwrap().len(), 2);
+    let text = said(&home.regatta(&["gate", "--coordinator", &url]));
+    assert!(text.contains("2 learning of 2"), "{text}");
+    let odd = home.regatta(&["gate", "--coordinator", &url, "--confirm", "--allow-unfit"]);
+    assert!(odd.status.code() == Some(2) && said(&odd).contains("this machine"), "{}", said(&odd));
+    coordinator.stop("TERM");
+    let history = json(&home.regatta(&["history", "fake", "--json"]));
+    assert_eq!(history[0]["nights"][0]["finding"], "learning", "what it said is kept: {history}");
 }
 
 #[test]

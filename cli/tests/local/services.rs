@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::{Home, Watchdog, signal};
 
 /// A service whose first line has been read.
-struct Service {
+pub(crate) struct Service {
     child: Child,
     first_line: String,
     watchdog: Watchdog,
@@ -25,12 +25,12 @@ impl Service {
         Self { child, first_line, watchdog }
     }
 
-    fn coordinator(home: &Home, more: &[&str]) -> Self {
+    pub(crate) fn coordinator(home: &Home, more: &[&str]) -> Self {
         let arguments = [&["coordinator", "--listen", "127.0.0.1:0"], more].concat();
         Self::start(home.command(&arguments))
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.first_line.trim().strip_prefix("listening on ").unwrap())
     }
 
@@ -43,7 +43,7 @@ impl Service {
         (status.code(), log)
     }
 
-    fn stop(self, name: &str) -> (Option<i32>, String) {
+    pub(crate) fn stop(self, name: &str) -> (Option<i32>, String) {
         signal(self.child.id(), name);
         self.wait()
     }

@@ -22,7 +22,7 @@ const AGENTS: &str = "SELECT agent_id FROM src.run_devices WHERE run_id = ?1
 const TRIALS: &str = "SELECT id FROM src.trials WHERE run_id = ?1";
 
 /// Every table, with the rows that go along: those of the run, of its trials, of its agents, or none.
-const TABLES: [(&str, Rows); 20] = [
+const TABLES: [(&str, Rows); 21] = [
     ("runs", Rows::Where("id = ?1")),
     ("run_devices", Rows::OfRun),
     ("trials", Rows::OfRun),
@@ -43,6 +43,7 @@ const TABLES: [(&str, Rows); 20] = [
     ("machine_events", Rows::OfRun),
     ("excluded_nights", Rows::OfRun),
     ("firings", Rows::OfRun),
+    ("pins", Rows::OfRun),
 ];
 
 /// Which rows of a table belong to a run.
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     /// Tables that stay where they are, with the reason.
-    const LEFT_OUT: [&str; 4] = [
+    const LEFT_OUT: [&str; 6] = [
         // Of whoever may speak to the coordinator, not of a run.
         "tokens",
         // Of other tools, not of a run.
@@ -162,6 +163,8 @@ mod tests {
         "imported_rows",
         // Of a coordinator.
         "schedules",
+        "pruned_runs",
+        "outbox",
     ];
 
     #[tokio::test]

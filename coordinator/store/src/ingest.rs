@@ -25,6 +25,7 @@ use crate::blob::SampleRow;
 use crate::cells::{self, EndedCell, Under};
 use crate::error::StoreError;
 use crate::events::{self, Event};
+use crate::prune;
 use crate::read::WorkerFacts;
 use crate::row::{self, Columns, stored, unix_ns};
 use crate::stream;
@@ -169,7 +170,10 @@ impl Change for Batch {
 
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Ingested, StoreError> {
         let Some(lease) = trials::lease_state(db, &self.trial, self.epoch).await? else {
-            return Ok(Ingested::UnknownLease);
+            return Ok(match prune::was_pruned(db, &self.trial).await? {
+                Some(run) => Ingested::Stored(self.dropped(run)),
+                None => Ingested::UnknownLease,
+            });
         };
         let mut stored = Stored {
             run: lease.run.clone(),
@@ -210,6 +214,22 @@ impl Change for Batch {
 
     fn rows(&self) -> usize {
         self.records.len() + 1
+    }
+}
+
+impl Batch {
+    /// What came of records of a run that a person has removed: they are taken, and go nowhere.
+    fn dropped(&self, run: RunId) -> Stored {
+        Stored {
+            run,
+            durable_through_seq: self.first_seq + self.records.len() as u64 - u64::from(!self.records.is_empty()),
+            missing_from: None,
+            stale: true,
+            samples: 0,
+            rejected: 0,
+            conflicts: 0,
+            ended: Vec::new(),
+        }
     }
 }
 

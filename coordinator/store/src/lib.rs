@@ -18,6 +18,8 @@ mod imports;
 mod ingest;
 mod nights;
 mod open;
+mod outbox;
+mod prune;
 mod queue;
 mod read;
 mod retry;
@@ -40,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use crate::agents::{AgentLeft, AgentSeen, ClockSkew, ForgetAgent, Service, SetService};
+pub use crate::backup::folder_of as backup_folder;
 pub use crate::canaries::CanaryRecord;
 pub use crate::cells::EndedCell;
 pub use crate::error::StoreError;
@@ -47,8 +50,11 @@ pub use crate::groups::{Begun, ReplicaCell};
 pub use crate::imports::{ImportRecord, Kept, NewImport};
 pub use crate::ingest::{Batch, Content, Ingested, Record, Stored};
 pub use crate::nights::{
-    Answer, AnswerVerdicts, ExcludeNight, History, KeepVerdicts, KnownCell, NightRecord, ToJudge, VerdictRecord,
+    Answer, AnswerVerdicts, ExcludeNight, History, KeepVerdicts, KnownCell, MachineEventRecord, NightRecord, ToJudge,
+    VerdictRecord,
 };
+pub use crate::outbox::{NewNotice, Notice, OutboxState, SendOutcome, Sent};
+pub use crate::prune::{Fate, Pinned, Retention};
 pub use crate::queue::QueueDepth;
 pub use crate::read::{
     AgentRecord, CellRecord, Delivery, EventRecord, Reader, RejectedSample, RunDevice, RunRecord, RunSummary,
@@ -101,6 +107,7 @@ impl Store {
         let StoreOptions { trap, longest_read } = options;
         open::check(path).await?;
         let lock = open::lock(path)?;
+        backup::before_migration(path, clock()).await?;
         let db = open::writer(path, trap.as_ref()).await?;
         let reader = Reader { pool: open::readers(path, longest_read).await?, longest: longest_read };
         let (writer, jobs) = writer::channel();

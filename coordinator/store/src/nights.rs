@@ -77,6 +77,17 @@ pub struct VerdictRecord {
     pub answer: Option<(Answer, String)>,
 }
 
+/// A machine whose cells moved together in one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineEventRecord {
+    /// The machine.
+    pub machine: String,
+    /// Whether it is certain.
+    pub confirmed: bool,
+    /// For people.
+    pub sentence: String,
+}
+
 /// What a person says to a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -206,6 +217,22 @@ impl Reader {
         let rows =
             sqlx::query("SELECT * FROM verdicts WHERE run_id = ?").bind(run.as_str()).fetch_all(&self.pool).await?;
         rows.iter().map(verdict_record).collect()
+    }
+
+    /// Machines whose cells moved together in a run, by name.
+    pub async fn machine_events(&self, run: &RunId) -> Result<Vec<MachineEventRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM machine_events WHERE run_id = ? ORDER BY machine, direction");
+        let event = |row: &SqliteRow| {
+            let confirmed = row.integer("confirmed")? != 0;
+            Ok(MachineEventRecord { machine: row.text("machine")?, confirmed, sentence: row.text("sentence")? })
+        };
+        rows.bind(run.as_str()).fetch_all(&self.pool).await?.iter().map(event).collect()
+    }
+
+    /// Why a person took a night out, if somebody did.
+    pub async fn excluded(&self, run: &RunId) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("SELECT reason FROM excluded_nights WHERE run_id = ?").bind(run.as_str());
+        row.fetch_optional(&self.pool).await?.map(|row| row.text("reason")).transpose()
     }
 
     /// The ended runs of a scenario up to this one, oldest first.

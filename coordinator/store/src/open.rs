@@ -140,9 +140,24 @@ pub(crate) async fn needs_migration(path: &Path) -> Result<bool, StoreError> {
     Ok(stored_version(path).await? < schema::NEWEST)
 }
 
+/// The version of a database that holds something and is to be brought up to date.
+pub(crate) async fn outdated(path: &Path) -> Result<Option<i64>, StoreError> {
+    if !path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(None);
+    }
+    let version = stored_version(path).await?;
+    Ok((1..schema::NEWEST).contains(&version).then_some(version))
+}
+
 /// A connection that writes while a coordinator may have the database.
 pub(crate) async fn beside_coordinator(path: &Path) -> Result<SqliteConnection, StoreError> {
     write_options(path).connect().await.map_err(|error| not_a_database(path, error))
+}
+
+/// The same for removing runs: SQLite would look at every arrival for each lease that goes, so what belongs to what is looked
+/// after by hand.
+pub(crate) async fn without_foreign_keys(path: &Path) -> Result<SqliteConnection, StoreError> {
+    write_options(path).foreign_keys(false).connect().await.map_err(|error| not_a_database(path, error))
 }
 
 /// Checks a database that will only be read.

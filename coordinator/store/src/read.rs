@@ -308,6 +308,12 @@ impl Reader {
         }
     }
 
+    /// The names of the scenarios there are runs of.
+    pub async fn scenarios(&self) -> Result<Vec<String>, StoreError> {
+        let rows = sqlx::query("SELECT DISTINCT name FROM runs ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| row.text("name")).collect()
+    }
+
     async fn newest_runs(&self) -> Result<Vec<RunId>, StoreError> {
         let rows =
             sqlx::query("SELECT id FROM runs ORDER BY id DESC LIMIT ?").bind(CANDIDATES).fetch_all(&self.pool).await?;

@@ -5,6 +5,7 @@ use regatta_core::id::{RunId, ScheduleName};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::error::StoreError;
+use crate::outbox::{self, NewNotice};
 use crate::read::Reader;
 use crate::row::{Columns, unix_ns, unreadable};
 use crate::writer::Change;
@@ -68,6 +69,8 @@ pub struct Accounted {
     pub until: Timestamp,
     /// What came of the firings since the last time.
     pub firings: Vec<Firing>,
+    /// What somebody is to be told of that.
+    pub notices: Vec<NewNotice>,
 }
 
 impl Change for Accounted {
@@ -102,11 +105,14 @@ impl Change for Accounted {
             .execute(&mut *db)
             .await?;
         }
+        for notice in &self.notices {
+            outbox::put(db, at, notice).await?;
+        }
         Ok(())
     }
 
     fn rows(&self) -> usize {
-        1 + self.firings.len()
+        1 + self.firings.len() + self.notices.len()
     }
 }
 
@@ -117,18 +123,23 @@ pub struct SetStage {
     pub run: RunId,
     /// How far.
     pub stage: Stage,
+    /// What somebody is to be told of that.
+    pub notice: Option<NewNotice>,
 }
 
 impl Change for SetStage {
     type Outcome = ();
 
-    async fn apply(&self, db: &mut SqliteConnection, _: Timestamp) -> Result<(), StoreError> {
+    async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<(), StoreError> {
         sqlx::query("UPDATE firings SET stage = ? WHERE run_id = ?")
             .bind(self.stage.as_str())
             .bind(self.run.as_str())
-            .execute(db)
+            .execute(&mut *db)
             .await?;
-        Ok(())
+        match &self.notice {
+            Some(notice) => outbox::put(db, at, notice).await,
+            None => Ok(()),
+        }
     }
 }
 

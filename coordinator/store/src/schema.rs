@@ -8,7 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 pub(crate) const APPLICATION_ID: i64 = 0x5247_5441;
 
 /// Every migration: version, name, text.
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 15] = [
     (1, "initial", include_str!("../../../migrations/0001_initial.sql")),
     (2, "fleet", include_str!("../../../migrations/0002_fleet.sql")),
     (3, "tokens", include_str!("../../../migrations/0003_tokens.sql")),
@@ -21,6 +21,8 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
     (11, "builds", include_str!("../../../migrations/0011_builds.sql")),
     (13, "verdicts", include_str!("../../../migrations/0013_verdicts.sql")),
     (14, "schedules", include_str!("../../../migrations/0014_schedules.sql")),
+    (15, "retention", include_str!("../../../migrations/0015_retention.sql")),
+    (16, "outbox", include_str!("../../../migrations/0016_outbox.sql")),
     (17, "device_facts", include_str!("../../../migrations/0017_device_facts.sql")),
 ];
 
@@ -36,7 +38,7 @@ pub(crate) fn migrator() -> Migrator {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::Arc;
@@ -65,8 +67,20 @@ mod tests {
         include_str!("../../../migrations/samples/0011_builds.sql"),
         include_str!("../../../migrations/samples/0013_verdicts.sql"),
         include_str!("../../../migrations/samples/0014_schedules.sql"),
+        include_str!("../../../migrations/samples/0015_retention.sql"),
+        include_str!("../../../migrations/samples/0016_outbox.sql"),
         include_str!("../../../migrations/samples/0017_device_facts.sql"),
     ];
+
+    /// A database of the newest version, with a row at least in every table.
+    pub(crate) async fn full(dir: &tempfile::TempDir) -> SqliteConnection {
+        let mut db = empty(dir).await;
+        for ((version, ..), data) in MIGRATIONS.into_iter().zip(SAMPLES) {
+            migrator().run_to(version, &mut db).await.unwrap();
+            sqlx::raw_sql(data).execute(&mut db).await.unwrap();
+        }
+        db
+    }
 
     async fn empty(dir: &tempfile::TempDir) -> SqliteConnection {
         let path = dir.path().join("x.db");

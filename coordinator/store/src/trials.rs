@@ -18,6 +18,7 @@ use crate::arrivals;
 use crate::cells::{self, EndedCell, Open, Under};
 use crate::error::StoreError;
 use crate::events::{self, Event};
+use crate::prune;
 use crate::row::{self, Columns, stored, to_json, unix_ns};
 use crate::runs;
 use crate::writer::Change;
@@ -530,7 +531,12 @@ impl Change for Finish {
     type Outcome = Finished;
 
     async fn apply(&self, db: &mut SqliteConnection, at: Timestamp) -> Result<Finished, StoreError> {
-        let Some(lease) = lease_state(db, &self.trial, self.epoch).await? else { return Ok(Finished::UnknownLease) };
+        let Some(lease) = lease_state(db, &self.trial, self.epoch).await? else {
+            return Ok(match prune::was_pruned(db, &self.trial).await? {
+                Some(run) => Finished::Complete { run, state: None, ended: Vec::new(), failure: None },
+                None => Finished::UnknownLease,
+            });
+        };
         if lease.finished {
             return Ok(Finished::Complete { run: lease.run, state: None, ended: Vec::new(), failure: None });
         }

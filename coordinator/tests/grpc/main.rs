@@ -16,3 +16,4 @@ mod strain;
 mod support;
 #[path = "../web/mod.rs"]
 mod web;
+mod webhook;

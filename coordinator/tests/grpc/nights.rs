@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use regatta_coordinator::{Config, Planned};
+use regatta_coordinator::{Backups, Config, Planned, Webhook, WebhookSecret};
 use regatta_core::id::{RunId, ScheduleName};
 use regatta_core::model::BUILT_IN_MODELS;
 use regatta_core::policy::Passes;
@@ -47,7 +47,12 @@ async fn start(dir: &Path) -> Server {
     };
     let schedule = Schedule::new("nightly", "30 2 * * *", "UTC", wall()).unwrap();
     let planned = Planned { schedule, bundle, priority: -10, confirm: true };
-    Server::with(Config { clock: wall, schedules: vec![planned], ..Config::new(dir.join("regatta.db")) }).await
+    // Nobody is there: what is told stays in the outbox.
+    let secret = WebhookSecret::new("a secret of sixteen bytes at least").unwrap();
+    let webhook = Some(Webhook::new("http://127.0.0.1:9/", secret).unwrap());
+    let backups = Some(Backups { folder: dir.join("backups"), keep: 2 });
+    let config = Config::new(dir.join("regatta.db"));
+    Server::with(Config { clock: wall, schedules: vec![planned], backups, webhook, ..config }).await
 }
 
 /// Lets time pass until the newest firing is what is wanted.
@@ -87,12 +92,17 @@ async fn a_schedule_fires_when_it_is_due_and_its_run_is_judged() {
     let run = run_of(&fired);
     assert_eq!(fired.due, "2026-01-01T02:30:00Z".parse().unwrap());
     assert_eq!(server.run(run.as_str()).await.priority, -10);
+    let backup = dir.path().join("backups/regatta-2026-01-01T02-30-01Z-night.sqlite");
+    let backup = regatta_store::Store::open_read_only(&backup).await.unwrap();
+    assert_eq!(backup.runs(9).await.unwrap(), [], "it was made before the run was submitted");
     let (trial, epoch) = agent.assigned().await;
     agent.measure(&trial, epoch).await;
     let judged = |firing: &Firing| matches!(firing.outcome, FiringOutcome::Submitted(_, Stage::Judged));
     firing(&server, "judged", judged).await;
     let verdicts = server.reader.verdicts(&run).await.unwrap();
     assert!(verdicts.len() == 4 && verdicts.iter().all(|verdict| verdict.finding == "learning"), "{verdicts:?}");
+
+    assert_eq!(told(dir.path()), ["night.judged"]);
 
     // The next one comes while this one goes on.
     set("2026-01-02T02:30:00Z");
@@ -119,7 +129,20 @@ async fn a_schedule_fires_when_it_is_due_and_its_run_is_judged() {
     let all = server.reader.firings(&name(), 9).await.unwrap();
     assert_eq!(all.len(), 6, "{all:?}");
     assert_eq!(all[1].outcome, missed);
+    let all = told(dir.path());
+    assert_eq!(
+        all,
+        ["firing.missed", "firing.missed", "firing.missed", "night.judged"],
+        "two nights are told of at once"
+    );
     server.stop().await;
+}
+
+/// Kinds of the notices that were put into the outbox, whatever came of them.
+fn told(dir: &Path) -> Vec<String> {
+    let db = rusqlite::Connection::open(dir.join("regatta.db")).unwrap();
+    let mut kinds = db.prepare("SELECT json_extract(body, '$.type') AS kind FROM outbox ORDER BY kind").unwrap();
+    kinds.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
 #[tokio::test]
@@ -159,6 +182,40 @@ async fn people_answer_verdicts_and_take_nights_out() {
     assert!(excluded().await);
     people.exclude_night(night("")).await.unwrap();
     assert!(!excluded().await);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_night_is_judged_when_somebody_asks_and_what_is_said_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let mut agent = Agent::connect(&server, "boot-1").await;
+    server.submit("run-a").await.unwrap();
+    let mut people = server.people().await;
+    let judge = |run: &str, threshold: f64| pb::JudgeRunRequest { run_id: run.to_owned(), threshold };
+    let (trial, epoch) = agent.assigned().await;
+    let refused = people.judge_run(judge("run-a", 0.0)).await.unwrap_err();
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("still goes on"), "{refused:?}");
+    agent.measure(&trial, epoch).await;
+    for threshold in [-0.1, 1.5, f64::NAN, f64::INFINITY] {
+        let refused = people.judge_run(judge("run-a", threshold)).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("above 0"), "{refused:?}");
+    }
+    assert_eq!(people.judge_run(judge("run-z", 0.0)).await.unwrap_err().code(), Code::NotFound);
+
+    let run: RunId = "run-a".parse().unwrap();
+    assert_eq!(server.reader.verdicts(&run).await.unwrap(), []);
+    let judged = people.judge_run(judge("run-a", 0.05)).await.unwrap().into_inner();
+    assert_eq!((judged.run_id.as_str(), judged.scenario.as_str(), judged.slowdowns), ("run-a", "small", 0));
+    let mut said: Vec<(Vec<u8>, String)> =
+        judged.verdicts.into_iter().map(|verdict| (verdict.cell_hash, verdict.verdict)).collect();
+    let kept = server.reader.verdicts(&run).await.unwrap();
+    let mut kept: Vec<(Vec<u8>, String)> =
+        kept.into_iter().map(|verdict| (verdict.cell.0.as_bytes().to_vec(), verdict.evidence)).collect();
+    said.sort_unstable();
+    kept.sort_unstable();
+    assert_eq!(said.len(), 4, "two metrics of two cells");
+    assert_eq!(said, kept, "what is said is what is kept, with its evidence");
     server.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! Confirming a change with values that had no part in finding it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::screen::Open;
 use super::{Direction, Night, Series};
@@ -20,7 +20,7 @@ pub enum Again {
 }
 
 /// What confirming gave.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Confirmation {
     /// Whether both sides were measured in turns.
     pub paired: bool,

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Direction, Finding, Rules, Series, Verdict};
 use crate::id::RunId;
 use crate::ranks;
 
 /// A machine that moved.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineEvent {
     /// The machine.
     pub machine: String,

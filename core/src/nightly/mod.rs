@@ -161,7 +161,7 @@ impl Direction {
 }
 
 /// What is said of tonight.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "snake_case")]
 pub enum Finding {
     /// There is nothing to judge, and why.
@@ -212,7 +212,7 @@ pub enum Finding {
 }
 
 /// Why there is nothing to judge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unjudged {
     /// It was not measured.
@@ -224,7 +224,7 @@ pub enum Unjudged {
 }
 
 /// The numbers behind a verdict. Shares are 0.02 for 2 %.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// Tonight's value: the median of its worker processes.
     pub tonight: f64,
@@ -247,7 +247,7 @@ pub struct Evidence {
 }
 
 /// A change of level in the past.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChangePoint {
     /// The first run of the new level.
     pub since: RunId,
@@ -258,7 +258,7 @@ pub struct ChangePoint {
 }
 
 /// What is said of a series tonight, and why.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// What.
     #[serde(flatten)]

@@ -195,3 +195,26 @@ fn each_verdict_is_a_sentence_with_its_numbers() {
     let said = alone(&slow, Some(Again::Apart(ten(95.0)))).sentence();
     assert!(said.ends_with("measured again the same night: the next night decides"), "{said}");
 }
+
+#[test]
+fn what_is_said_can_be_read_again() {
+    let said = |levels: &[f64]| alone(&series(levels), Some(Again::Apart(ten(90.0))));
+    let mut moved = series(&steps(&[(20, 100.0), (1, 90.0)]));
+    moved.nights[20].fingerprint = Fingerprint::default().with(DRIVER, Some("2"));
+    moved.nights[19].fingerprint = Fingerprint::default().with(DRIVER, Some("1"));
+    let verdicts = [
+        said(&steps(&[(3, 100.0)])),
+        said(&steps(&[(21, 100.0)])),
+        said(&steps(&[(20, 100.0), (1, 90.0)])),
+        alone(&moved, None),
+        Verdict { finding: Finding::Unjudged { why: Unjudged::Excluded }, evidence: None },
+        Verdict { finding: Finding::Confirmed { direction: SLOWER, since: run(3) }, evidence: None },
+        Verdict { finding: Finding::WithMachine { direction: SLOWER, since: run(3), moved: true }, evidence: None },
+    ];
+    let words: Vec<&str> = verdicts.iter().map(|verdict| verdict.finding.as_str()).collect();
+    assert_eq!(words, ["learning", "steady", "suspected", "new series", "excluded", "slower", "with machine"]);
+    for verdict in verdicts {
+        let text = serde_json::to_string(&verdict).unwrap();
+        assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap(), verdict, "{text}");
+    }
+}

@@ -1477,6 +1477,57 @@ pub struct RetryRunResponse {
     #[prost(uint32, tag = "2")]
     pub cells: u32,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JudgeRunRequest {
+    /// A run id or the beginning of one.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Changes below this share do not count, 0.02 for 2 %; above 0 and up to 1. 0 takes what is usual.
+    #[prost(double, tag = "2")]
+    pub threshold: f64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JudgeRunResponse {
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// The scenario's name.
+    #[prost(string, tag = "2")]
+    pub scenario: ::prost::alloc::string::String,
+    /// Wall-clock time of its submission, in nanoseconds since 1970.
+    #[prost(int64, tag = "3")]
+    pub created_at_unix_ns: i64,
+    /// One for each metric of each cell.
+    #[prost(message, repeated, tag = "4")]
+    pub verdicts: ::prost::alloc::vec::Vec<NightVerdict>,
+    /// Machines whose cells moved together, each as JSON.
+    #[prost(string, repeated, tag = "5")]
+    pub machine_events: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// BLAKE3 over the contents of the cells that are to be measured again, 32 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub cells_to_measure: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Metrics of cells, and machines, that are slower for certain.
+    #[prost(uint32, tag = "7")]
+    pub slowdowns: u32,
+}
+/// What is said of a metric of a cell.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NightVerdict {
+    /// The cell's name for people.
+    #[prost(string, tag = "1")]
+    pub cell: ::prost::alloc::string::String,
+    /// BLAKE3 over the cell's content, 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub cell_hash: ::prost::alloc::vec::Vec<u8>,
+    /// What all cells of a machine share.
+    #[prost(string, tag = "3")]
+    pub machine: ::prost::alloc::string::String,
+    /// "decode" or "prefill".
+    #[prost(string, tag = "4")]
+    pub metric: ::prost::alloc::string::String,
+    /// What is said, with the numbers behind it, as JSON.
+    #[prost(string, tag = "5")]
+    pub verdict: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AnswerVerdictsRequest {
     /// A run id or the beginning of one.
@@ -1911,6 +1962,31 @@ pub mod run_service_client {
                 .insert(GrpcMethod::new("regatta.v1.RunService", "RetryRun"));
             self.inner.unary(req, path, codec).await
         }
+        /// Judges a night that has ended, keeps what is said of it in place of what was said before, and says it.
+        pub async fn judge_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JudgeRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JudgeRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/regatta.v1.RunService/JudgeRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("regatta.v1.RunService", "JudgeRun"));
+            self.inner.unary(req, path, codec).await
+        }
         /// A person answers what was said of a night.
         pub async fn answer_verdicts(
             &mut self,
@@ -2177,6 +2253,14 @@ pub mod run_service_server {
             request: tonic::Request<super::RetryRunRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RetryRunResponse>,
+            tonic::Status,
+        >;
+        /// Judges a night that has ended, keeps what is said of it in place of what was said before, and says it.
+        async fn judge_run(
+            &self,
+            request: tonic::Request<super::JudgeRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JudgeRunResponse>,
             tonic::Status,
         >;
         /// A person answers what was said of a night.
@@ -2621,6 +2705,51 @@ pub mod run_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RetryRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/regatta.v1.RunService/JudgeRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct JudgeRunSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::JudgeRunRequest>
+                    for JudgeRunSvc<T> {
+                        type Response = super::JudgeRunResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JudgeRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::judge_run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JudgeRunSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -5,6 +5,7 @@
 //! certain only if it still is with all tests of the comparison taken together (Benjamini and Hochberg). What differs
 //! between the circumstances of both sides is found first: some of it forbids a comparison.
 
+mod bmf;
 mod circumstances;
 mod junit;
 mod markdown;
@@ -22,6 +23,7 @@ use regatta_core::run::RunState;
 use regatta_core::statistics::{Effect, Samples, Verdict, adjusted, ratio_of_medians};
 use serde::Serialize;
 
+pub use self::bmf::bmf;
 pub use self::circumstances::Difference;
 pub use self::junit::junit;
 pub use self::markdown::markdown;

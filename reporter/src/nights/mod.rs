@@ -5,7 +5,7 @@ mod gate;
 mod history;
 mod junit;
 
-pub use self::gate::{Gate, GateVerdict, gate};
+pub use self::gate::{Event, Gate, GateVerdict, gate};
 pub use self::history::{HistoryView, history};
 pub use self::junit::junit;
 

@@ -7,6 +7,7 @@ mod compare;
 mod definitions;
 mod hosts;
 mod imports;
+mod night;
 mod overhead;
 mod replicas;
 mod subject;
@@ -29,6 +30,7 @@ pub use self::compare::{Comparison, Headline, Pair, Ratio};
 pub use self::definitions::Definition;
 pub use self::hosts::{Engine, HostView};
 pub use self::imports::{ImportRow, ImportView};
+pub use self::night::{NightLine, NightView};
 pub use self::overhead::Overhead;
 pub use self::replicas::GroupRow;
 use self::subject::Subject;
@@ -74,6 +76,9 @@ pub struct RunView {
     pub status: String,
     /// What must be known before any number is read.
     pub banners: Vec<Banner>,
+    /// What was said of it as a night, where it was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub night: Option<NightView>,
     /// How many cells ended how.
     pub counts: Vec<Count>,
     /// Cells in all.
@@ -186,6 +191,7 @@ fn run_view(run: &Run, several: bool, shown: usize) -> RunView {
         description: text::label(&run.description),
         status: summary::status(run),
         banners: summary::banners(run),
+        night: run.night.as_ref().map(night::view),
         counts: summary::counts(run),
         total: run.cells.len(),
         setup: hosts::setup(run),

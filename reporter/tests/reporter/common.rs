@@ -280,6 +280,7 @@ pub(crate) fn run(cells: Vec<CellResult>) -> Run {
         scenario_text: SCENARIO.to_owned(),
         hosts: vec![host("bench-01")],
         cells,
+        night: None,
         rejected: vec![],
     }
 }

@@ -100,6 +100,11 @@ fn what_became_slower_or_faster_is_said_with_the_evidence() {
     insta::assert_snapshot!("compared_as_text", compare::text(&comparison));
     insta::assert_snapshot!("compared_as_junit", compare::junit(&comparison));
     insta::assert_snapshot!("compared_as_markdown", compare::markdown(&comparison));
+    let bmf: serde_json::Value = serde_json::from_str(&compare::bmf(&comparison).unwrap()).unwrap();
+    assert_eq!(bmf.as_object().unwrap().len(), 4, "{bmf}");
+    let decode_ratio = &bmf[&comparison.cells[0].label]["decode_ratio"];
+    let end = |name: &str| decode_ratio[name].as_f64().unwrap();
+    assert!((end("value") - 1.0 / 1.06).abs() < 1e-6 && end("lower_value") < end("upper_value"), "{bmf}");
     let mut json = serde_json::to_value(&comparison).unwrap();
     json["cells"].as_array_mut().unwrap().truncate(1);
     json["cells"][0]["metrics"].as_array_mut().unwrap().truncate(1);

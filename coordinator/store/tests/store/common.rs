@@ -243,3 +243,16 @@ pub(crate) async fn finish(store: &Store, trial: &TrialId, epoch: Epoch, records
 pub(crate) async fn event_kinds(store: &Store, run: &RunId) -> Vec<String> {
     store.reader().events(run, 0).await.unwrap().into_iter().map(|event| event.kind).collect()
 }
+
+/// A database that an earlier version has made: its schema version.
+pub(crate) async fn old_database(path: &std::path::Path) -> i64 {
+    use sqlx::migrate::{Migration, MigrationType, Migrator};
+    use sqlx::{ConnectOptions, Connection, SqlSafeStr};
+    let first = include_str!("../../../../migrations/0001_initial.sql");
+    let migration = Migration::new(1, "initial".into(), MigrationType::Simple, first.into_sql_str(), false);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut db = options.connect().await.unwrap();
+    Migrator::with_migrations(vec![migration]).run(&mut db).await.unwrap();
+    db.close().await.unwrap();
+    1
+}

@@ -11,3 +11,5 @@ mod ingest;
 mod lifecycle;
 mod nights;
 mod open;
+mod prune;
+mod restore;

@@ -39,6 +39,9 @@ pub(crate) async fn run(args: DevicesArgs, folders: &Folders) -> anyhow::Result<
         for engine in &info.engines {
             output::line(&format!("  {} {}", engine.backend, engine.version));
         }
+        for lack in &info.lacking {
+            output::line(&format!("  without {}: {}", lack.backend, lack.reason));
+        }
         if info.simd_compiled < info.simd_cpu {
             output::line(&format!(
                 "  compiled for {:?}, this CPU has {:?}: slower than it could be; build from source on this machine",

@@ -267,7 +267,11 @@ mod tests {
             command.get_subcommands().for_each(|command| variables(command, found));
         }
         let text = include_str!("../../docs/configuration.md");
-        let mut found = std::collections::BTreeSet::from([connect::TOKEN.to_owned(), "NO_COLOR".to_owned()]);
+        let mut found = std::collections::BTreeSet::from([
+            connect::TOKEN.to_owned(),
+            "NO_COLOR".to_owned(),
+            "REGATTA_ONNXRUNTIME".to_owned(),
+        ]);
         variables(&Cli::command(), &mut found);
         found.extend(regatta_pull::hub::VARIABLES.map(str::to_owned));
         assert!(found.len() > 20, "{found:?}");

@@ -11,6 +11,7 @@ fn main() {
         ("REGATTA_CANDLE", "candle-core"),
         ("REGATTA_LLAMA_CPP_2", "llama-cpp-2"),
         ("REGATTA_LLAMA_CPP", "llama-cpp-sys-2"),
+        ("REGATTA_ORT", "ort"),
     ] {
         println!("cargo::rustc-env={key}={}", version(&lock, package));
     }

@@ -101,6 +101,7 @@ mod tests {
             protocol: 2,
             version: "0.1.0".to_owned(),
             engines: vec![],
+            lacking: vec![],
             simd_compiled: SimdLevel::Avx2,
             simd_cpu: SimdLevel::Avx512,
             optimised: true,

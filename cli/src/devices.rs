@@ -48,6 +48,9 @@ pub(crate) async fn run(args: DevicesArgs, folders: &Folders) -> anyhow::Result<
             let kinds: Vec<&str> = engine.devices.iter().map(|kind| kind.as_str()).collect();
             output::line(&format!("  {} {}: {}", engine.backend, engine.version, kinds.join(", ")));
         }
+        for lack in &info.lacking {
+            output::line(&format!("  without {}: {}", lack.backend, lack.reason));
+        }
         if info.simd_compiled < info.simd_cpu {
             output::line(&format!(
                 "  compiled for {:?}, this CPU has {:?}: slower than it could be; build from source on this machine",

@@ -291,6 +291,7 @@ mod tests {
             connect::TOKEN.to_owned(),
             coordinator::WEBHOOK_SECRET.to_owned(),
             "NO_COLOR".to_owned(),
+            "REGATTA_ONNXRUNTIME".to_owned(),
         ]);
         variables(&Cli::command(), &mut found);
         found.extend(regatta_pull::hub::VARIABLES.map(str::to_owned));

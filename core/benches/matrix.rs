@@ -32,7 +32,6 @@ fn scenario(models: u32, workloads: u32) -> Scenario {
         models: (0..models).map(|i| Model { id: format!("m{i}").parse().unwrap(), ..built_in.clone() }).collect(),
         weights: Weights::Synthetic,
         backends: BackendKind::PUBLIC.to_vec(),
-        facts: DeviceFacts::default(),
         precisions: vec![Precision::F16, Precision::Q4KM],
         devices: vec![DeviceSelector::All],
         workloads: (0..workloads).map(|i| Arc::new(workload(i))).collect(),

@@ -15,17 +15,29 @@ pub enum Format {
     Safetensors,
     /// One `model.gguf`.
     Gguf,
+    /// `model.onnx`, `model.onnx.data` with its weights, and `config.json`.
+    Onnx,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 2] = [Self::Safetensors, Self::Gguf];
+    pub const ALL: [Self; 3] = [Self::Safetensors, Self::Gguf, Self::Onnx];
+
+    /// Whether weights of this precision can be stored in it.
+    pub fn holds(self, precision: Precision) -> bool {
+        match self {
+            Self::Safetensors => !precision.is_quantised(),
+            Self::Gguf => true,
+            Self::Onnx => matches!(precision, Precision::F32 | Precision::F16),
+        }
+    }
 
     /// The name in scenarios, the database, folder names and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Safetensors => "safetensors",
             Self::Gguf => "gguf",
+            Self::Onnx => "onnx",
         }
     }
 }

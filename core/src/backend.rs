@@ -17,6 +17,9 @@ pub enum BackendKind {
     /// llama.cpp: GGUF.
     #[serde(rename = "llama.cpp")]
     LlamaCpp,
+    /// ONNX Runtime, loaded at run time: ONNX graphs that Regatta writes.
+    #[serde(rename = "onnxruntime")]
+    OnnxRuntime,
     /// Scripted timings and faults, for tests: runs no model.
     #[serde(rename = "fake")]
     Fake,
@@ -24,16 +27,17 @@ pub enum BackendKind {
 
 impl BackendKind {
     /// Every backend, in the order of documentation.
-    pub const ALL: [Self; 3] = [Self::Candle, Self::LlamaCpp, Self::Fake];
+    pub const ALL: [Self; 4] = [Self::Candle, Self::LlamaCpp, Self::OnnxRuntime, Self::Fake];
 
     /// The backends that run models, to be named in messages and help.
-    pub const PUBLIC: [Self; 2] = [Self::Candle, Self::LlamaCpp];
+    pub const PUBLIC: [Self; 3] = [Self::Candle, Self::LlamaCpp, Self::OnnxRuntime];
 
     /// The name in scenarios, the database and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Candle => "candle",
             Self::LlamaCpp => "llama.cpp",
+            Self::OnnxRuntime => "onnxruntime",
             Self::Fake => "fake",
         }
     }
@@ -43,13 +47,29 @@ impl BackendKind {
         match self {
             Self::Candle => &[DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Metal],
             Self::LlamaCpp => &[DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Metal, DeviceKind::Vulkan],
+            Self::OnnxRuntime => &[DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Metal, DeviceKind::DirectMl],
             Self::Fake => &DeviceKind::ALL,
         }
     }
 
     /// The precisions the engine loads.
     pub fn precisions(self) -> &'static [Precision] {
-        &Precision::ALL
+        match self {
+            Self::OnnxRuntime => &[Precision::F32, Precision::F16],
+            Self::Candle | Self::LlamaCpp | Self::Fake => &Precision::ALL,
+        }
+    }
+
+    /// What to do where no worker has the engine, as the end of a sentence that says so; nothing where it is linked into
+    /// workers.
+    pub fn how_to_get(self) -> &'static str {
+        match self {
+            Self::OnnxRuntime => {
+                " (fix: put ONNX Runtime's library beside the worker, or name it in REGATTA_ONNXRUNTIME; 'regatta \
+                 devices' says where it was looked for)"
+            }
+            Self::Candle | Self::LlamaCpp | Self::Fake => "",
+        }
     }
 
     /// Why the engine can't do `batch` sequences side by side at this precision, if it can't.
@@ -61,10 +81,11 @@ impl BackendKind {
     }
 
     /// The file format the engine reads for a precision: candle takes unquantised weights from safetensors and
-    /// quantised ones from GGUF, llama.cpp takes GGUF only.
+    /// quantised ones from GGUF, llama.cpp takes GGUF only, ONNX Runtime ONNX only.
     pub fn format(self, precision: Precision) -> Format {
         match self {
             Self::Candle if !precision.is_quantised() => Format::Safetensors,
+            Self::OnnxRuntime => Format::Onnx,
             Self::Candle | Self::LlamaCpp | Self::Fake => Format::Gguf,
         }
     }
@@ -78,7 +99,7 @@ impl fmt::Display for BackendKind {
 
 /// A text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a backend: choose candle or llama.cpp")]
+#[error("'{0}' is not a backend: choose candle, llama.cpp or onnxruntime")]
 pub struct UnknownBackend(String);
 
 impl FromStr for BackendKind {
@@ -106,6 +127,15 @@ mod tests {
             let expected = if precision.is_quantised() { Format::Gguf } else { Format::Safetensors };
             assert_eq!(BackendKind::Candle.format(precision), expected);
             assert_eq!(BackendKind::LlamaCpp.format(precision), Format::Gguf);
+        }
+    }
+
+    #[test]
+    fn each_backend_reads_its_precisions_from_a_format_that_holds_them() {
+        for backend in BackendKind::ALL {
+            for precision in backend.precisions() {
+                assert!(backend.format(*precision).holds(*precision), "{backend} {precision}");
+            }
         }
     }
 }

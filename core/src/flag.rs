@@ -21,6 +21,8 @@ pub enum Flag {
     FakeBackend,
     /// The thread count is not one per physical core.
     ThreadsOverridden,
+    /// The engine computed in wider numbers than the weights are stored in.
+    Widened,
     /// Tokens came faster than any memory can deliver the weights: the clock or a synchronisation is wrong.
     FasterThanPhysics,
     /// Trials on other devices of the machine may have run at the same time.
@@ -59,7 +61,7 @@ pub enum Flag {
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::SyntheticWeights,
         Self::SimdBelowCpu,
         Self::DebugBuild,
@@ -67,6 +69,7 @@ impl Flag {
         Self::OutputChanged,
         Self::FakeBackend,
         Self::ThreadsOverridden,
+        Self::Widened,
         Self::FasterThanPhysics,
         Self::SharedHost,
         Self::HardwareSlowdown,
@@ -96,6 +99,7 @@ impl Flag {
             Self::OutputChanged => "output_changed",
             Self::FakeBackend => "fake_backend",
             Self::ThreadsOverridden => "threads_overridden",
+            Self::Widened => "widened",
             Self::FasterThanPhysics => "faster_than_physics",
             Self::SharedHost => "shared_host",
             Self::HardwareSlowdown => "hardware_slowdown",
@@ -126,6 +130,7 @@ impl Flag {
             Self::OutputChanged => "the same prompt gave other tokens than in the cell's first repetition",
             Self::FakeBackend => "scripted timings, no model ran",
             Self::ThreadsOverridden => "thread count chosen in the scenario, not one per physical core",
+            Self::Widened => "weights were widened when they were loaded, and the engine computed in 32 bits",
             Self::FasterThanPhysics => "faster than any memory can deliver the weights: kept, not charted",
             Self::SharedHost => "trials on other devices of the machine may have run at the same time",
             Self::HardwareSlowdown => "the hardware slowed the device down for heat or power: kept, not counted",

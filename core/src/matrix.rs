@@ -339,10 +339,11 @@ fn skip_reason(scenario: &Scenario, row: &Row<'_, '_>) -> Option<String> {
         return Some(format!("{backend} loads {}, not {precision}", list(backend.precisions())));
     }
     if !devices.iter().any(|device| device.backends.contains(backend)) {
-        return Some(match *devices {
+        let nobody = match *devices {
             [device] => format!("agent {} has no worker for {backend} on {}", device.agent, device.id),
             _ => format!("no agent has a worker for {backend} on {}", DeviceClass::of(device)),
-        });
+        };
+        return Some(nobody + backend.how_to_get());
     }
     if able.is_empty() {
         return Some(too_small(scenario.fleet.min_memory.unwrap_or_default(), device));

@@ -70,7 +70,7 @@ pub fn need(shape: &Shape, backend: BackendKind, precision: Precision, workload:
     let fed = prompt.max(depth.min(DEPTH_STEP));
     let together = match backend {
         BackendKind::LlamaCpp => (batch * fed).min(MICRO_BATCH),
-        BackendKind::Candle | BackendKind::Fake => batch * fed,
+        BackendKind::Candle | BackendKind::OnnxRuntime | BackendKind::Fake => batch * fed,
     };
     // In a layer: the residual stream and its norm, and the three matrices of the MLP.
     let rows = together * (2 * hidden + 3 * inner) * number_bytes(backend, precision);

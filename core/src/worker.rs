@@ -29,8 +29,11 @@ pub struct WorkerInfo {
     pub protocol: u32,
     /// Version of the worker program.
     pub version: String,
-    /// The engines linked into it.
+    /// The engines that it has.
     pub engines: Vec<Engine>,
+    /// Engines that it could have, and why it hasn't: their libraries are loaded when it starts.
+    #[serde(default)]
+    pub lacking: Vec<Lack>,
     /// SIMD level it was compiled for.
     pub simd_compiled: SimdLevel,
     /// SIMD level this CPU has.
@@ -55,6 +58,15 @@ pub struct ListedDevice {
     /// Where it is on the bus: `0000:01:00.0`.
     #[serde(default)]
     pub pci_address: Option<String>,
+}
+
+/// An engine that a worker program would have, were its library there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lack {
+    /// Which.
+    pub backend: BackendKind,
+    /// What is missing, where it was looked for, and how to get it.
+    pub reason: String,
 }
 
 /// One engine of a worker program.

@@ -34,6 +34,7 @@ pub fn make(
     let options = Install { seed: Some(seed), ..options };
     library.install(&artifact, options, |folder| match format {
         Format::Safetensors => synth::safetensors(&model.shape, seed, precision, folder, progress),
+        Format::Onnx => synth::onnx(&model.shape, seed, precision, folder, progress),
         Format::Gguf => with_storage(&model.shape, precision, |storage| {
             synth::gguf_as(&model.shape, model.id.as_str(), seed, storage, &folder.join(gguf::FILE), progress)
         }),
@@ -71,6 +72,11 @@ pub fn convert(
             without_tokenizer = keep_tokenizer(from, &path, &folder.join(TOKENIZER), seed).err();
             Ok(())
         }
+        Format::Onnx => {
+            convert::to_onnx(input, precision, Some(&model.shape), folder, progress)?;
+            without_tokenizer = keep_tokenizer(from, &path, &folder.join(TOKENIZER), seed).err();
+            Ok(())
+        }
         Format::Gguf => {
             let file = path.join(TOKENIZER);
             let tokenizer = match from {
@@ -88,12 +94,12 @@ pub fn convert(
     Ok(Converted { installed, without_tokenizer })
 }
 
-/// Puts the source's tokenizer beside new safetensors. The stand-in of made-up weights stays where it is: it means nothing.
+/// Puts the source's tokenizer beside new safetensors or a new graph. The stand-in of made-up weights stays where it is: it means nothing.
 fn keep_tokenizer(from: Format, source: &Path, to: &Path, seed: Option<u64>) -> Result<(), TokenizerError> {
     match from {
         Format::Gguf if seed.is_none() => write_tokenizer_json(source, to).map(drop),
         Format::Gguf => Ok(()),
-        Format::Safetensors => {
+        Format::Safetensors | Format::Onnx => {
             let file = source.join(TOKENIZER);
             if !file.exists() {
                 return Ok(());

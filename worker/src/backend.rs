@@ -11,7 +11,9 @@ pub mod candle;
 pub mod fake;
 #[cfg(feature = "llama-cpp")]
 pub mod llama_cpp;
-#[cfg(any(feature = "candle", feature = "llama-cpp"))]
+#[cfg(feature = "onnxruntime")]
+pub mod onnxruntime;
+#[cfg(any(feature = "candle", feature = "llama-cpp", feature = "onnxruntime"))]
 mod weights;
 
 use std::path::PathBuf;
@@ -63,6 +65,8 @@ pub struct Info {
     pub weight_bytes: u64,
     /// Threads it computes with.
     pub threads: u32,
+    /// Whether it holds the weights, and computes, in wider numbers than they are stored in.
+    pub is_widened: bool,
 }
 
 /// What a model on an engine can take.
@@ -169,8 +173,10 @@ pub fn load(load: &Load) -> Result<Box<dyn Backend>, BackendError> {
         BackendKind::Candle => Ok(Box::new(candle::Candle::load(load)?)),
         #[cfg(feature = "llama-cpp")]
         BackendKind::LlamaCpp => Ok(Box::new(llama_cpp::LlamaCpp::load(load)?)),
+        #[cfg(feature = "onnxruntime")]
+        BackendKind::OnnxRuntime => Ok(Box::new(onnxruntime::OnnxRuntime::load(load)?)),
         BackendKind::Fake => Ok(Box::new(fake::Fake::load(load)?)),
-        #[cfg(not(all(feature = "candle", feature = "llama-cpp")))]
+        #[cfg(not(all(feature = "candle", feature = "llama-cpp", feature = "onnxruntime")))]
         other => Err(BackendError::unsupported(format!("this worker was built without {other}"))),
     }
 }

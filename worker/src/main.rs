@@ -33,7 +33,7 @@ enum Command {
     Run,
     /// Make synthetic weights.
     Make(Make),
-    /// Convert weights between safetensors and GGUF.
+    /// Convert weights between safetensors and GGUF, and from both to ONNX.
     Convert(Convert),
     /// Quantise weights as llama.cpp does it.
     Quantize(Quantize),
@@ -78,10 +78,10 @@ struct Make {
     /// Where the numbers come from; only `synthetic` can be made.
     #[arg(long, default_value = "synthetic")]
     weights: Weights,
-    /// File format: safetensors or gguf.
+    /// File format: safetensors, gguf or onnx.
     #[arg(long)]
     format: Format,
-    /// f32, f16 or bf16; for gguf also `q8_0`, `q4_1` and `q4_k_m`.
+    /// f32 or f16; for gguf and safetensors also bf16, for gguf `q8_0`, `q4_1` and `q4_k_m`.
     #[arg(long)]
     precision: Precision,
     /// The same seed gives the same numbers everywhere.
@@ -95,10 +95,10 @@ struct Convert {
     target: Target,
     #[command(flatten)]
     source: Source,
-    /// File format to write: safetensors or gguf.
-    #[arg(long)]
+    /// File format to write: safetensors, gguf or onnx.
+    #[arg(long, visible_alias = "to")]
     format: Format,
-    /// Precision to write: f32, f16 or bf16; for gguf also `q8_0`, `q4_1` and `q4_k_m`.
+    /// Precision to write: f32 or f16; for gguf and safetensors also bf16, for gguf `q8_0`, `q4_1` and `q4_k_m`.
     #[arg(long)]
     precision: Precision,
 }

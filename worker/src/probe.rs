@@ -2,17 +2,19 @@
 
 use regatta_core::backend::BackendKind;
 use regatta_core::device::DeviceKind;
-use regatta_core::worker::{Engine, WORKER_PROTOCOL, WorkerInfo};
+use regatta_core::worker::{Engine, Lack, WORKER_PROTOCOL, WorkerInfo};
 
 use crate::backend::fake;
 use crate::cpu;
 
 /// The answer to `probe`.
 pub fn info() -> WorkerInfo {
+    let (found, lacking) = loaded();
     WorkerInfo {
         protocol: WORKER_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        engines: engines(),
+        engines: engines().into_iter().chain(found).collect(),
+        lacking,
         simd_compiled: cpu::compiled(),
         simd_cpu: cpu::present(),
         optimised: cpu::OPTIMISED && !cfg!(debug_assertions),
@@ -36,6 +38,17 @@ fn engines() -> Vec<Engine> {
             devices: DeviceKind::ALL.to_vec(),
         },
     ]
+}
+
+/// The engines that are loaded at run time: those that are there, and why others aren't.
+fn loaded() -> (Vec<Engine>, Vec<Lack>) {
+    #[cfg(feature = "onnxruntime")]
+    match crate::backend::onnxruntime::engine() {
+        Ok(engine) => (vec![engine], Vec::new()),
+        Err(error) => (Vec::new(), vec![Lack { backend: BackendKind::OnnxRuntime, reason: error.to_string() }]),
+    }
+    #[cfg(not(feature = "onnxruntime"))]
+    (Vec::new(), Vec::new())
 }
 
 #[cfg(feature = "candle")]

@@ -291,7 +291,10 @@ impl Room {
             return Ok(Self { asked: None, weights: 0 });
         }
         let found = verify(&request.folder, Required::Optional).map_err(BackendError::rejected)?;
-        let weights = found.weight_bytes + preflight::unpacked(&found.shape, backend, precision);
+        let unpacked = preflight::unpacked(&found.shape, backend, precision);
+        // On the processor, which is where this is asked, ONNX Runtime holds halves in 32 bits.
+        let is_widened = backend == BackendKind::OnnxRuntime && precision == Precision::F16;
+        let weights = found.weight_bytes * if is_widened { 2 } else { 1 } + unpacked;
         Ok(Self { asked: Some((found.shape, backend, precision)), weights })
     }
 
@@ -335,7 +338,9 @@ impl Loaded {
         let load_ns = nanoseconds(start.elapsed());
         let tokenizer = tokenizer(&request)?;
         let video_memory = VideoMemory::of(trial.device);
-        let (info, flags) = (backend.info(), flags(assignment));
+        let info = backend.info();
+        let mut flags = flags(assignment);
+        flags.extend(info.is_widened.then_some(Flag::Widened));
         Ok(Self { backend, tokenizer, info, load_ns, flags, room, video_memory })
     }
 

@@ -62,7 +62,7 @@ impl Tokenizer {
     /// The tokenizer of the artifact in `folder`; `None` where it has none, as synthetic weights don't.
     pub fn of_artifact(folder: &Path, format: Format) -> Result<Option<Self>, TokenizerError> {
         match format {
-            Format::Safetensors => {
+            Format::Safetensors | Format::Onnx => {
                 let path = folder.join(TOKENIZER);
                 if path.exists() { Self::from_file(&path).map(Some) } else { Ok(None) }
             }

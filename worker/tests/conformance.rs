@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use regatta_core::artifact::{Format, Precision, Weights};
-use regatta_core::backend::BackendKind::{self, Candle, LlamaCpp};
+use regatta_core::backend::BackendKind::{self, Candle, LlamaCpp, OnnxRuntime};
 use regatta_core::failure::FailureKind;
 use regatta_core::model::{BUILT_IN_MODELS, Model, Shape, parse_manifest};
 use regatta_core::workload::{Kind, Prompt, Workload};
@@ -16,10 +16,18 @@ use regatta_models::gguf::{self, GgmlType};
 use regatta_models::library::Library;
 use regatta_worker::artifacts;
 use regatta_worker::backend::fake::Script;
-use regatta_worker::backend::{Backend, Limits, Plan, fake};
+use regatta_worker::backend::{Backend, Limits, Plan, fake, onnxruntime};
 use regatta_worker::prompt::{Input, seeded};
 use regatta_worker::tokenizer::Tokenizer;
 use support::{Harbour, VOCAB, distance, generate, llama, load_from, logits, mistral, model, plan, tied};
+
+/// Whether ONNX Runtime's library is here. Where the environment names one it must be: `cargo xtask test` does.
+fn has_onnxruntime() -> bool {
+    let Err(error) = onnxruntime::engine() else { return true };
+    assert!(std::env::var_os("REGATTA_ONNXRUNTIME").is_none(), "{error}");
+    println!("SKIPPED, NOTHING OF ONNX RUNTIME IS CHECKED: {error}");
+    false
+}
 
 /// Every backend with everything it loads, on the smallest model.
 fn everyone(harbour: &Harbour) -> Vec<(String, Box<dyn Backend>)> {
@@ -31,6 +39,10 @@ fn everyone(harbour: &Harbour) -> Vec<(String, Box<dyn Backend>)> {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
             let name = format!("candle {name} {precision}");
             all.push((name, harbour.load(Candle, &model, Format::Safetensors, precision)));
+        }
+        for &precision in OnnxRuntime.precisions().iter().filter(|_| has_onnxruntime()) {
+            let name = format!("onnxruntime {name} {precision}");
+            all.push((name, harbour.load(OnnxRuntime, &model, Format::Onnx, precision)));
         }
         for precision in Precision::ALL {
             let folder = harbour.make(&model, Format::Gguf, precision);
@@ -135,7 +147,9 @@ fn a_reset_comes_back_to_what_was_kept() {
 fn a_batch_of_different_prompts_is_each_prompt_by_itself() {
     let harbour = Harbour::new();
     let model = model("llama", llama());
-    for (backend, format) in [(Candle, Format::Safetensors), (LlamaCpp, Format::Gguf)] {
+    let mut engines = vec![(Candle, Format::Safetensors), (LlamaCpp, Format::Gguf)];
+    engines.extend(has_onnxruntime().then_some((OnnxRuntime, Format::Onnx)));
+    for (backend, format) in engines {
         let mut backend_ = harbour.load(backend, &model, format, Precision::F32);
         let prompts = seeded(11, 17, 3, VOCAB).unwrap();
         let together = generate(&mut *backend_, &prompts, 12);
@@ -160,6 +174,92 @@ fn engines_agree_on_the_same_numbers() {
             assert_eq!(generate(&mut *candle, &prompts, 32), generate(&mut *llama_cpp, &prompts, 32), "{name}");
         }
     }
+}
+
+#[test]
+fn onnxruntime_agrees_with_candle_on_the_same_numbers() {
+    if !has_onnxruntime() {
+        return;
+    }
+    let harbour = Harbour::new();
+    for (name, shape) in [("llama", llama()), ("mistral", mistral()), ("tied", tied())] {
+        let model = model(name, shape);
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::F16, 0.01)] {
+            let mut candle = harbour.load(Candle, &model, Format::Safetensors, precision);
+            let mut onnx = harbour.load(OnnxRuntime, &model, Format::Onnx, precision);
+            for seed in 0..3 {
+                let prompts = seeded(seed, 20, 2, VOCAB).unwrap();
+                let apart = distance(&logits(&mut *candle, &prompts[0]), &logits(&mut *onnx, &prompts[0]));
+                println!("{name} {precision}: logits {apart:.1e} apart");
+                assert!(apart < tolerance, "{name} {precision}: logits {apart} apart");
+                if precision == Precision::F32 {
+                    assert_eq!(generate(&mut *candle, &prompts, 32), generate(&mut *onnx, &prompts, 32), "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// candle honours the window in prompts only, so beyond it prompts are compared; and it lets a token look one position
+/// further back than the original network does, so it is given one less.
+#[test]
+fn onnxruntime_honours_a_sliding_window_in_prompts_and_in_steps() {
+    if !has_onnxruntime() {
+        return;
+    }
+    let harbour = Harbour::new();
+    let model = model("windowed", Shape { sliding_window: Some(24), ..mistral() });
+    let shape = Shape { sliding_window: Some(23), ..mistral() };
+    let narrower = Model { id: "narrower".parse().unwrap(), shape, ..model.clone() };
+    let mut candle = harbour.load(Candle, &narrower, Format::Safetensors, Precision::F32);
+    let mut onnx = harbour.load(OnnxRuntime, &model, Format::Onnx, Precision::F32);
+    let plain = Model { id: "plain".parse().unwrap(), shape: mistral(), ..model.clone() };
+    let mut without = harbour.load(OnnxRuntime, &plain, Format::Onnx, Precision::F32);
+    let prompt = &seeded(3, 96, 1, VOCAB).unwrap()[0];
+    let at_once = logits(&mut *onnx, prompt);
+    let apart = distance(&logits(&mut *candle, prompt), &at_once);
+    assert!(apart < 1e-4, "logits {apart} apart");
+    let apart = distance(&logits(&mut *without, prompt), &at_once);
+    assert!(apart > 1e-2, "the window changes nothing: logits {apart} apart");
+    let mut session = onnx.open(&plan(1, 1, 95)).unwrap();
+    session.prefill(&[prompt[..1].to_vec()]).unwrap();
+    for id in &prompt[1..] {
+        session.decode(&[*id]).unwrap();
+    }
+    let apart = distance(&at_once, &session.logits(0).unwrap());
+    assert!(apart < 1e-4, "token by token gives logits {apart} apart");
+}
+
+/// What candle and ONNX Runtime generate with made-up weights of TinyLlama's shape, with fewer layers.
+fn agree_on_tinyllama(layers: u32) {
+    if !has_onnxruntime() {
+        return;
+    }
+    let models = parse_manifest("models.toml", BUILT_IN_MODELS).unwrap();
+    let mut model = models.into_iter().find(|model| model.id.as_str() == "tinyllama-1.1b").unwrap();
+    model.shape.layers = layers;
+    let harbour = Harbour::new();
+    let prompts = seeded(7, 48, 1, model.shape.vocab).unwrap();
+    let said = |backend, format| {
+        let mut backend = harbour.load(backend, &model, format, Precision::F32);
+        (logits(&mut *backend, &prompts[0]), generate(&mut *backend, &prompts, 32))
+    };
+    let (candle, onnx) = (said(Candle, Format::Safetensors), said(OnnxRuntime, Format::Onnx));
+    let apart = distance(&candle.0, &onnx.0);
+    println!("{layers} layers of tinyllama-1.1b: logits {apart:.1e} apart; 32 tokens: {:?}", onnx.1[0]);
+    assert!(apart < 1e-3, "logits {apart} apart");
+    assert_eq!(candle.1, onnx.1);
+}
+
+#[test]
+fn onnxruntime_agrees_with_candle_on_two_layers_of_tinyllama() {
+    agree_on_tinyllama(2);
+}
+
+#[test]
+#[ignore = "writes and reads 9 GB: cargo test --release --workspace --test conformance -- --ignored tinyllama"]
+fn onnxruntime_agrees_with_candle_on_the_whole_of_tinyllama() {
+    agree_on_tinyllama(22);
 }
 
 /// Within the window, that is: beyond it they compute different things, and cells are refused.
@@ -334,6 +434,18 @@ fn engines_agree_on_a_real_model() {
     println!("f32 logits {apart:.2e} apart; says: {}", tokenizer.decode(&output[0]).unwrap());
     assert!(apart < 1e-3);
     assert_eq!(generate(&mut *candle, &prompts, 32), output);
+    if has_onnxruntime() {
+        let graph = convert(Format::Onnx);
+        every_format_gives_the_same_prompt(&[
+            tokenizer.clone(),
+            Tokenizer::of_artifact(&graph, Format::Onnx).unwrap().unwrap(),
+        ]);
+        let mut onnx = load(OnnxRuntime, Format::Onnx, Precision::F32, &graph);
+        let apart = distance(&reference, &logits(&mut *onnx, &prompt));
+        println!("onnxruntime f32 logits {apart:.2e} apart");
+        assert!(apart < 1e-3);
+        assert_eq!(generate(&mut *onnx, &prompts, 32), output);
+    }
     for (name, backend) in [("candle", &mut quantised), ("llama.cpp", &mut llama_q4)] {
         let output = generate(&mut **backend, &prompts, 32);
         println!("{name} q4_1 says: {}", tokenizer.decode(&output[0]).unwrap());

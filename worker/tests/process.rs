@@ -193,15 +193,35 @@ fn a_canary_that_makes_no_sense_is_refused() {
     assert!(!output.status.success() && said.contains("candle has no code for vulkan:0"), "{said}");
 }
 
+/// What a worker says of itself, with the library of ONNX Runtime that is named.
+fn probe(library: Option<&str>) -> WorkerInfo {
+    let mut command = Command::new(WORKER);
+    command.arg("probe").envs(library.map(|path| ("REGATTA_ONNXRUNTIME", path)));
+    serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_library_that_is_not_there_is_told_with_its_path_and_how_to_get_one() {
+    let info = probe(Some("/no/such/libonnxruntime.so"));
+    assert!(info.engines.iter().all(|engine| engine.backend != BackendKind::OnnxRuntime));
+    let [lack] = &info.lacking[..] else { panic!("{:?}", info.lacking) };
+    assert_eq!(lack.backend, BackendKind::OnnxRuntime);
+    let said = ["/no/such/libonnxruntime.so", "can't be used", "Python package onnxruntime", "REGATTA_ONNXRUNTIME"];
+    assert!(said.iter().all(|words| lack.reason.contains(words)), "{}", lack.reason);
+}
+
 #[test]
 fn it_says_what_it_can_do() {
-    let output = Command::new(WORKER).arg("probe").output().unwrap();
-    let info: WorkerInfo = serde_json::from_slice(&output.stdout).unwrap();
+    let info = probe(None);
     println!("{info:#?}");
     assert_eq!(info.protocol, WORKER_PROTOCOL);
     assert!(info.simd_compiled <= info.simd_cpu && info.simd_cpu >= SimdLevel::Baseline);
     let backends: Vec<BackendKind> = info.engines.iter().map(|engine| engine.backend).collect();
-    assert_eq!(backends, [BackendKind::Candle, BackendKind::LlamaCpp, BackendKind::Fake]);
+    let mut expected = vec![BackendKind::Candle, BackendKind::LlamaCpp, BackendKind::Fake];
+    // Where its library is.
+    expected.extend(backends.contains(&BackendKind::OnnxRuntime).then_some(BackendKind::OnnxRuntime));
+    assert_eq!(backends, expected);
+    assert_eq!(info.lacking.is_empty(), backends.contains(&BackendKind::OnnxRuntime), "{:?}", info.lacking);
     assert!(info.engines.iter().all(|engine| !engine.version.is_empty() && !engine.version.contains("unknown")));
 }
 

@@ -32,6 +32,7 @@ usage: cargo xtask COMMAND [--no-install]
   check-platforms  what can be checked of macOS and Windows on Linux: --only STEP
   setup    only find and install what the build needs
   smollm2  fetch the real model that tests and scenarios/smollm2.toml use
+  onnxruntime  fetch the library of the third backend, and say how to use it
 
   --no-install   say what is missing and stop, install nothing
 ";
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ["check-platforms", rest @ ..] => platforms::run(rest),
         ["setup"] => setup::run(install, &setup::BUILD),
         ["smollm2"] => smollm2(install),
+        ["onnxruntime"] => onnxruntime(install),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
@@ -100,11 +102,17 @@ fn test(install: bool) -> Result<(), Failure> {
     let model = fixtures::smollm2()?;
     cargo(&["test", "--release", "--workspace"])
         .env("REGATTA_SMOLLM2_GGUF", model)
+        .env("REGATTA_ONNXRUNTIME", fixtures::onnxruntime()?)
         .env("REGATTA_REQUIRE_WORKER", "1")
         .run()?;
     println!("files of weights, read by the formats' own Python packages:");
     fixtures::formats_python()?
         .arg(root().join("worker/tests/reference/formats.py"))
+        .arg(program("regatta-worker"))
+        .run()?;
+    println!("ONNX graphs, checked and run by ONNX's own Python packages:");
+    fixtures::onnx_python()?
+        .arg(root().join("worker/tests/reference/graphs.py"))
         .arg(program("regatta-worker"))
         .run()?;
     cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
@@ -170,6 +178,16 @@ fn chaos(install: bool, arguments: &[&str]) -> Result<(), Failure> {
         .run()
 }
 
+/// Fetches ONNX Runtime's library. Nothing is copied: what lies beside a worker program is loaded by it from then on.
+fn onnxruntime(install: bool) -> Result<(), Failure> {
+    setup::run(install, &setup::FIXTURES)?;
+    let library = fixtures::onnxruntime()?;
+    println!("ONNX Runtime's library is here: {}", library.display());
+    println!("use it by name:     REGATTA_ONNXRUNTIME={}", library.display());
+    println!("or for good:        copy it beside the worker, {}", program("regatta-worker").display());
+    Ok(())
+}
+
 fn smollm2(install: bool) -> Result<(), Failure> {
     setup::run(install, &setup::BUILD)?;
     setup::run(install, &setup::FIXTURES)?;
@@ -177,7 +195,7 @@ fn smollm2(install: bool) -> Result<(), Failure> {
     let model = fixtures::smollm2()?;
     let models = |arguments: &[&str]| command::Run::new(program("regatta")).arg("models").args(arguments);
     models(&["pull", "smollm2-135m", "--replace", "--from"]).arg(&model).run()?;
-    for format in ["gguf", "safetensors"] {
+    for format in ["gguf", "safetensors", "onnx"] {
         let words = ["convert", "smollm2-135m", "--replace", "--format", format, "--precision", "f32", "--from"];
         models(&words).arg(&model).run()?;
     }

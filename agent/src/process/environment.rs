@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 
 /// Names that are passed on, without regard to case.
-const ALLOWED: [&str; 33] = [
+const ALLOWED: [&str; 34] = [
     "PATH",
     "HOME",
     "USER",
@@ -40,6 +40,8 @@ const ALLOWED: [&str; 33] = [
     "VK_DRIVER_FILES",
     "VK_ICD_FILENAMES",
     "XDG_RUNTIME_DIR",
+    // Which library the worker loads; it says so in what it tells of its engine.
+    "REGATTA_ONNXRUNTIME",
     // The script of the fake backend: no engine reads it.
     "REGATTA_FAKE",
 ];

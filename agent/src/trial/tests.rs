@@ -84,6 +84,7 @@ impl Scripted {
             protocol: WORKER_PROTOCOL,
             version: "1".to_owned(),
             engines: vec![engine],
+            lacking: vec![],
             simd_compiled: SimdLevel::Baseline,
             simd_cpu: SimdLevel::Baseline,
             optimised: true,

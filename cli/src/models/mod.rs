@@ -33,17 +33,17 @@ pub(crate) enum ModelsCommand {
     Prune(prune::PruneArgs),
     /// Make seeded random weights in a model's exact shape
     Synth(synth::Synth),
-    /// Turn safetensors into GGUF or back, dequantising and quantising as needed
+    /// Turn safetensors into GGUF or back, dequantising and quantising as needed, or either into an ONNX graph
     Convert {
         /// The model's id
         model: ModelId,
         /// A GGUF file, or a folder of safetensors with config.json
         #[arg(long, value_name = "PATH")]
         from: PathBuf,
-        /// safetensors or gguf
-        #[arg(long)]
+        /// safetensors, gguf or onnx
+        #[arg(long, visible_alias = "to")]
         format: Format,
-        /// f32, f16 or bf16; for gguf also `q8_0`, `q4_1`, `q4_k_m`
+        /// f32 or f16; for gguf and safetensors also bf16, for gguf `q8_0`, `q4_1`, `q4_k_m`
         #[arg(long)]
         precision: Precision,
         #[command(flatten)]

@@ -21,10 +21,10 @@ pub(crate) struct Synth {
     /// The id to give a config.json's shape (default: its folder's name)
     #[arg(long, value_name = "ID")]
     id: Option<ModelId>,
-    /// safetensors or gguf (default: both, or gguf where the precision is quantised)
+    /// safetensors, gguf or onnx (default: safetensors and gguf, or gguf where the precision is quantised)
     #[arg(long)]
     format: Option<Format>,
-    /// f32, f16, bf16; for gguf also `q8_0`, `q4_1`, `q4_k_m`
+    /// f32 or f16; for gguf and safetensors also bf16, for gguf `q8_0`, `q4_1`, `q4_k_m`
     #[arg(long, default_value = "f16")]
     precision: Precision,
     /// The same seed gives the same numbers everywhere

@@ -40,13 +40,16 @@ fn models(count: usize) -> Vec<Model> {
     (0..count).map(|i| Model { id: format!("m{i}").parse().unwrap(), ..built_in[0].clone() }).collect()
 }
 
+/// Two engines, of which one reads two formats.
+const BOTH: [BackendKind; 2] = [BackendKind::Candle, BackendKind::LlamaCpp];
+
 fn scenario(selectors: &[&str]) -> Scenario {
     Scenario {
         name: "t".to_owned(),
         description: String::new(),
         models: models(1),
         weights: Weights::Synthetic,
-        backends: BackendKind::PUBLIC.to_vec(),
+        backends: BOTH.to_vec(),
         precisions: vec![Precision::F16, Precision::Q4KM],
         devices: selectors.iter().map(|text| text.parse().unwrap()).collect(),
         workloads: workloads(2),
@@ -71,7 +74,7 @@ fn shown(matrix: &Matrix) -> String {
 
 #[test]
 fn the_order_is_device_model_backend_precision_workload() {
-    let devices = [device("a", "cpu", &BackendKind::PUBLIC), device("a", "vulkan:0", &[BackendKind::LlamaCpp])];
+    let devices = [device("a", "cpu", &BOTH), device("a", "vulkan:0", &[BackendKind::LlamaCpp])];
     let matrix = expand(&scenario(&["all"]), &devices);
     assert_snapshot!(shown(&matrix), @"
     a/cpu candle m0 safetensors f16 (synthetic) w0: trial 0
@@ -110,11 +113,29 @@ fn what_an_agent_has_no_worker_for_is_skipped() {
 }
 
 #[test]
+fn onnxruntime_runs_its_own_format_and_says_how_its_library_is_got() {
+    let scenario = Scenario { workloads: workloads(1), backends: vec![BackendKind::OnnxRuntime], ..scenario(&["all"]) };
+    let devices = [
+        device("a", "cpu", &[BackendKind::OnnxRuntime]),
+        device("b", "directml:0", &[BackendKind::Candle]),
+        device("c", "vulkan:0", &[]),
+    ];
+    assert_snapshot!(shown(&expand(&scenario, &devices)), @"
+    a/cpu onnxruntime m0 onnx f16 (synthetic) w0: trial 0
+    a/cpu onnxruntime m0 onnx q4_k_m (synthetic) w0: skip: onnxruntime loads f32, f16, not q4_k_m
+    b/directml:0 onnxruntime m0 onnx f16 (synthetic) w0: skip: agent b has no worker for onnxruntime on directml:0 (fix: put ONNX Runtime's library beside the worker, or name it in REGATTA_ONNXRUNTIME; 'regatta devices' says where it was looked for)
+    b/directml:0 onnxruntime m0 onnx q4_k_m (synthetic) w0: skip: onnxruntime loads f32, f16, not q4_k_m
+    c/vulkan:0 onnxruntime m0 onnx f16 (synthetic) w0: skip: onnxruntime supports cpu, cuda, metal, directml, not vulkan
+    c/vulkan:0 onnxruntime m0 onnx q4_k_m (synthetic) w0: skip: onnxruntime supports cpu, cuda, metal, directml, not vulkan
+    ");
+}
+
+#[test]
 fn made_up_weights_that_fit_no_block_are_skipped() {
     let mut narrow = scenario(&["cpu"]);
     narrow.models[0].shape.hidden = 576;
     narrow.workloads = workloads(1);
-    let devices = [device("a", "cpu", &BackendKind::PUBLIC)];
+    let devices = [device("a", "cpu", &BOTH)];
     assert_snapshot!(shown(&expand(&narrow, &devices)), @"
     a/cpu candle m0 safetensors f16 (synthetic) w0: trial 0
     a/cpu candle m0 gguf q4_k_m (synthetic) w0: skip: q4_k_m needs rows of a multiple of 256, m0 has 576
@@ -141,7 +162,7 @@ fn a_batch_that_an_engine_refuses_is_skipped_and_the_rest_of_its_trial_is_not() 
 
 #[test]
 fn only_the_devices_asked_for_have_cells() {
-    let both = &BackendKind::PUBLIC;
+    let both = &BOTH;
     let devices = [
         device("a", "cuda:0", both),
         device("a", "cuda:1", both),
@@ -163,7 +184,7 @@ fn only_the_devices_asked_for_have_cells() {
 
 #[test]
 fn a_device_that_is_reported_twice_has_its_cells_once() {
-    let cpu = device("a", "cpu", &BackendKind::PUBLIC);
+    let cpu = device("a", "cpu", &BOTH);
     assert_eq!(expand(&scenario(&["all"]), &[cpu.clone(), cpu.clone()]), expand(&scenario(&["all"]), &[cpu]));
 }
 
@@ -316,7 +337,7 @@ fn trials_of_the_same_work_are_known_by_it() {
 
 #[test]
 fn missing_devices_are_named_with_those_there_are() {
-    let both = &BackendKind::PUBLIC;
+    let both = &BOTH;
     let said = |selectors: &[&str], devices: &[Device]| {
         check_devices(&scenario(selectors), devices)
             .map_or_else(|errors| errors.to_string(), |()| "accepted".to_owned())
@@ -347,7 +368,7 @@ fn a_matrix_in_which_nothing_can_run_is_an_error() {
 #[test]
 fn large_matrices_need_a_word() {
     let large = Scenario { models: models(60), workloads: workloads(52), ..scenario(&["all"]) };
-    let devices = [device("a", "cpu", &BackendKind::PUBLIC)];
+    let devices = [device("a", "cpu", &BOTH)];
     assert_snapshot!(check_size(&large, &devices, MAX_CELLS).unwrap_err(), @"12,480 cells > 2,000: narrow the scenario, or pass --allow-large");
     assert_eq!(check_size(&large, &devices, MAX_CELLS_LARGE), Ok(12_480));
     assert_eq!(check_size(&large, &devices, 12_480), Ok(12_480));
@@ -357,7 +378,7 @@ fn large_matrices_need_a_word() {
 
 #[test]
 fn builds_have_cells_of_their_own_and_share_a_trial() {
-    let devices = [device("a", "cpu", &BackendKind::PUBLIC)];
+    let devices = [device("a", "cpu", &BOTH)];
     let one = expand(&scenario(&["all"]), &devices);
     let builds = ["base", "candidate"].map(|name| name.parse().unwrap()).to_vec();
     let both = Scenario { builds, ..scenario(&["all"]) };
@@ -377,7 +398,7 @@ fn builds_have_cells_of_their_own_and_share_a_trial() {
 
 #[test]
 fn hashes_are_those_of_the_cells() {
-    let matrix = expand(&scenario(&["all"]), &[device("a", "cpu", &BackendKind::PUBLIC)]);
+    let matrix = expand(&scenario(&["all"]), &[device("a", "cpu", &BOTH)]);
     assert!(matrix.cells.iter().all(|planned| planned.hash == planned.cell.hash()));
     // Stored results are found by this hash, so it must never change.
     assert_snapshot!(matrix.cells[0].hash, @"a0420e1acc173fa8198a593e4bf8d6bf493239fc12347ea478bc164c531ede94");

@@ -17,6 +17,9 @@ const FILE_KEYS: [&str; 3] = ["name", "bytes", "sha256"];
 /// The name of a GGUF file in the library, whatever it is called where it comes from.
 const GGUF: &str = "model.gguf";
 
+/// The names of an ONNX graph and its weights; the graph itself names the latter.
+const ONNX: [&str; 2] = ["model.onnx", "model.onnx.data"];
+
 /// Weights of a model that can be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,7 +66,7 @@ impl Published {
     pub fn local_name<'f>(&self, file: &'f PublishedFile) -> &'f str {
         match self.format {
             Format::Gguf => GGUF,
-            Format::Safetensors => file.name.rsplit('/').next().unwrap_or(&file.name),
+            Format::Safetensors | Format::Onnx => file.name.rsplit('/').next().unwrap_or(&file.name),
         }
     }
 
@@ -235,6 +238,7 @@ fn check_files(
     let (endings, extra): (&[&str], _) = match format {
         Format::Gguf => (&[".gguf"], ""),
         Format::Safetensors => (&[".safetensors", ".json"], "; pickle files such as .bin and .pt may run code"),
+        Format::Onnx => (&[".onnx", ".data", ".json"], "; only graphs that Regatta has written are run"),
     };
     for At { value: file, line } in files {
         if !endings.iter().any(|ending| file.name.ends_with(ending)) {
@@ -250,16 +254,21 @@ fn check_files(
     }
     let rule = |rule: &str, fix: &str| report.rule(Some(section.line()), &key, rule.to_owned(), Some(fix.to_owned()));
     let count = |ending: &str| files.iter().filter(|at| at.value.name.ends_with(ending)).count();
+    let names = |name: &str| files.iter().any(|at| local(&at.value) == name);
     match format {
         Format::Gguf if files.len() != 1 => rule("a gguf artifact is one file", "name the one with this precision"),
         Format::Safetensors if count(".safetensors") == 0 => rule("no .safetensors file is named", "add one"),
-        Format::Safetensors if !files.iter().any(|at| local(&at.value) == "config.json") => {
+        Format::Safetensors | Format::Onnx if !names("config.json") => {
             rule("config.json is not named", "add { name = \"config.json\" }");
+        }
+        Format::Onnx if !ONNX.iter().all(|name| names(name)) => {
+            rule("an onnx artifact is model.onnx with model.onnx.data", "name both, as Regatta has written them");
         }
         _ => {}
     }
-    if format == Format::Safetensors && precision.is_quantised() {
-        rule(&format!("safetensors has no precision {precision}"), "write f32, f16 or bf16");
+    if !format.holds(precision) {
+        let held: Vec<&str> = Precision::ALL.into_iter().filter(|p| format.holds(*p)).map(Precision::as_str).collect();
+        rule(&format!("{format} has no precision {precision}"), &format!("write one of {}", held.join(", ")));
     }
 }
 
@@ -365,7 +374,7 @@ files = [{ name = "sub/m.Q8_0.gguf" }]
 
     #[test]
     fn mistakes_in_artifacts_are_named_with_line_rule_and_fix() {
-        assert_snapshot!(changed("format = \"gguf\"", "format = \"ggml\""), @r#"m.toml:27: model.m.artifact.format = "ggml": must be one of safetensors, gguf"#);
+        assert_snapshot!(changed("format = \"gguf\"", "format = \"ggml\""), @r#"m.toml:27: model.m.artifact.format = "ggml": must be one of safetensors, gguf, onnx"#);
         assert_snapshot!(changed("precision = \"q8_0\"", "precision = \"q8\""), @r#"m.toml:28: model.m.artifact.precision = "q8": must be one of f32, bf16, f16, q8_0, q4_1, q4_k_m; did you mean 'q8_0'?"#);
         assert_snapshot!(changed("hub = \"owner/name\"", "hub = \"name\""), @r#"m.toml:19: model.m.artifact.hub = "name": must be OWNER/NAME of letters, digits, '.', '_' and '-'"#);
         assert_snapshot!(changed("revision = \"main\"", "revision = \"../main\""), @r#"m.toml:20: model.m.artifact.revision = "../main": must be a commit, a tag or a branch of letters, digits, '.', '_', '-' and '/'"#);
@@ -391,7 +400,7 @@ files = [{ name = "sub/m.Q8_0.gguf" }]
         m.toml:23: model.m.artifact.files = "x/model.safetensors": a file of this name stands here twice
         "#);
         assert_snapshot!(changed("{ name = \"sub/m.Q8_0.gguf\" }", "{ name = \"a.gguf\" }, { name = \"b.gguf\" }"), @"m.toml:26: a gguf artifact is one file; name the one with this precision");
-        assert_snapshot!(changed("precision = \"bf16\"", "precision = \"q8_0\""), @"m.toml:16: safetensors has no precision q8_0; write f32, f16 or bf16");
+        assert_snapshot!(changed("precision = \"bf16\"", "precision = \"q8_0\""), @"m.toml:16: safetensors has no precision q8_0; write one of f32, bf16, f16");
         assert_snapshot!(changed("bytes = 1000", "size = 1000"), @"m.toml:22: unknown key 'size' (allowed: name, bytes, sha256)");
         assert_snapshot!(changed(
             "format = \"gguf\"\nprecision = \"q8_0\"",

@@ -302,7 +302,7 @@ batch = 1000
     scenario.toml:5: models = "tinylama-1.1b": not a model of models.toml (known: regatta-15m, smollm2-135m, tinyllama-1.1b, mistral-7b, mistral-7b-v0.1); did you mean 'tinyllama-1.1b'?
     scenario.toml:5: models = "../etc/passwd": use 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit
     scenario.toml:6: backends = "candle": named twice, first on line 6; remove one
-    scenario.toml:6: backends = "cndle": not a backend (known: candle, llama.cpp); did you mean 'candle'?
+    scenario.toml:6: backends = "cndle": not a backend (known: candle, llama.cpp, onnxruntime); did you mean 'candle'?
     scenario.toml:7: precisions must have 1 to 100 values, has 0
     scenario.toml:8: devices = "cpu": must be a list of texts, is a text
     scenario.toml:10: policy.repetitions = "three": must be a whole number, is a text
@@ -343,8 +343,8 @@ fn a_broken_document_is_reported_as_such() {
 
 #[test]
 fn unknown_backends_precisions_models_and_weights_are_named() {
-    assert_snapshot!(changed("\"candle\"", "\"vllm\""), @r#"scenario.toml:5: backends = "vllm": not a backend (known: candle, llama.cpp)"#);
-    assert_snapshot!(changed("\"candle\"", "\"llamacpp\""), @r#"scenario.toml:5: backends = "llamacpp": not a backend (known: candle, llama.cpp); did you mean 'llama.cpp'?"#);
+    assert_snapshot!(changed("\"candle\"", "\"vllm\""), @r#"scenario.toml:5: backends = "vllm": not a backend (known: candle, llama.cpp, onnxruntime)"#);
+    assert_snapshot!(changed("\"candle\"", "\"llamacpp\""), @r#"scenario.toml:5: backends = "llamacpp": not a backend (known: candle, llama.cpp, onnxruntime); did you mean 'llama.cpp'?"#);
     assert_snapshot!(changed("\"f16\"", "\"fp16\""), @r#"scenario.toml:6: precisions = "fp16": not a precision (known: f32, bf16, f16, q8_0, q4_1, q4_k_m); did you mean 'f16'?"#);
     assert_snapshot!(changed("\"f16\"", "\"q5_k_m\", \"F32\""), @r#"
     scenario.toml:6: precisions = "q5_k_m": not a precision (known: f32, bf16, f16, q8_0, q4_1, q4_k_m); did you mean 'q4_k_m'?

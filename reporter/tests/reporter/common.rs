@@ -170,7 +170,7 @@ fn speed(backend: BackendKind, precision: Precision) -> (f64, f64) {
         (BackendKind::Candle, Precision::F32) => (step * 1.05, rate * 0.8),
         (BackendKind::Candle, Precision::F16 | Precision::Bf16) => (step * 1.6, rate * 0.4),
         (BackendKind::Candle, _) => (step * 1.85, rate * 0.3),
-        (BackendKind::Fake, _) => (10.0, 1000.0),
+        (BackendKind::OnnxRuntime | BackendKind::Fake, _) => (10.0, 1000.0),
     }
 }
 
@@ -252,6 +252,7 @@ pub(crate) fn host(agent: &str) -> Host {
             engine(BackendKind::Candle, "0.11.1", "gemm, avx512 kernels"),
             engine(BackendKind::LlamaCpp, "b8146", "AVX512 = 1 | AVX512_VNNI = 1 | LLAMAFILE = 1 | OPENMP = 1"),
         ],
+        lacking: vec![],
         simd_compiled: SimdLevel::Avx512,
         simd_cpu: SimdLevel::Avx512,
         optimised: true,

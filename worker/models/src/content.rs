@@ -7,6 +7,7 @@ use std::path::Path;
 use regatta_core::artifact::Format;
 
 use crate::error::ModelError;
+use crate::onnx;
 use crate::safetensors::MAX_HEADER;
 
 /// How many bytes decide.
@@ -17,6 +18,8 @@ const START: usize = 9;
 pub enum Content {
     /// A format that is read here.
     Weights(Format),
+    /// An ONNX graph, by the look of it, of another program.
+    Onnx,
     /// A Python pickle, as old `PyTorch` checkpoints are: loading one runs the code in it.
     Pickle,
     /// A zip archive, as `PyTorch` checkpoints are since 1.6: a pickle in a box.
@@ -29,11 +32,13 @@ pub enum Content {
 pub fn of(start: &[u8]) -> Content {
     match start {
         [b'G', b'G', b'U', b'F', ..] => Content::Weights(Format::Gguf),
+        _ if onnx::is_ours(start) => Content::Weights(Format::Onnx),
         // Before pickle and zip: a header of 640 bytes starts with the bytes 0x80 0x02, just as a pickle does. The
         // brace in ninth place settles it, because no pickle or zip has it there after six such bytes.
         _ if is_safetensors(start) => Content::Weights(Format::Safetensors),
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Content::Zip,
         [0x80, 2..=5, ..] => Content::Pickle,
+        _ if onnx::is_anybodys(start) => Content::Onnx,
         _ => Content::Unknown,
     }
 }
@@ -51,6 +56,10 @@ pub fn check(path: &Path) -> Result<Format, ModelError> {
         Content::Weights(format) => Ok(format),
         Content::Pickle => Err(ModelError::Forbidden { path: path.to_owned(), found: "pickle" }),
         Content::Zip => Err(ModelError::Forbidden { path: path.to_owned(), found: "zip" }),
+        Content::Onnx => {
+            let what = "another program wrote it".to_owned();
+            Err(ModelError::ForeignGraph { path: path.to_owned(), what })
+        }
         Content::Unknown => Err(ModelError::UnknownContent { path: path.to_owned(), start: hexadecimal(&start) }),
     }
 }
@@ -59,7 +68,7 @@ pub fn check(path: &Path) -> Result<Format, ModelError> {
 /// says more about what is wrong.
 pub(crate) fn refuse_code(path: &Path) -> Result<(), ModelError> {
     match check(path) {
-        Ok(_) | Err(ModelError::UnknownContent { .. }) => Ok(()),
+        Ok(_) | Err(ModelError::UnknownContent { .. } | ModelError::ForeignGraph { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -88,7 +97,7 @@ mod tests {
         for (bytes, name) in [(&b"\x80\x02}q\x00(X\x05\x00"[..], "pickle"), (b"PK\x03\x04\x14\0\0\0\x08", "zip")] {
             std::fs::write(&path, bytes).unwrap();
             let error = check(&path).unwrap_err().to_string();
-            assert!(error.contains(&format!("{name} magic found; only safetensors and gguf")), "{error}");
+            assert!(error.contains(&format!("{name} magic found; only safetensors, gguf and onnx")), "{error}");
             assert!(error.contains("model.safetensors"), "{error}");
         }
     }
@@ -99,6 +108,17 @@ mod tests {
         start.push(b'{');
         assert_eq!(start[..2], [0x80, 2]);
         assert_eq!(of(&start), Content::Weights(Format::Safetensors));
+    }
+
+    #[test]
+    fn graphs_of_other_programs_are_refused_with_the_way_to_one_of_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, b"\x08\x07\x12\x07pytorch\x1a\x052.1.0").unwrap();
+        let error = check(&path).unwrap_err().to_string();
+        assert!(error.contains("another program wrote it") && error.contains("convert MODEL --to onnx"), "{error}");
+        std::fs::write(&path, onnx::START).unwrap();
+        assert_eq!(check(&path).unwrap(), Format::Onnx);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From one file of weights to another: safetensors and GGUF, either way, plain numbers or quantised.
+//! From one file of weights to another: safetensors and GGUF, either way, plain numbers or quantised; and from both to ONNX.
 //!
 //! Numbers are dequantised here, bit for bit as ggml does it, so that candle and llama.cpp can be run on the same
 //! weights. What is stored alike in both files is copied bit for bit. A tokenizer is turned from one format's form into the
@@ -15,6 +15,7 @@ use crate::config::{self, CONFIG, SpecialTokens};
 use crate::error::ModelError;
 use crate::gguf::{self, GgmlType, TensorInfo, Value};
 use crate::layout::{self, TensorSpec};
+use crate::onnx::Number;
 use crate::safetensors::{self, Dtype};
 use crate::synth::{self, SEED_KEY, file_type, of_shape, write_config};
 use crate::transcode::{self, Order, Progress, Rows, Sink, Source, Storage, index, plain_types};
@@ -54,6 +55,14 @@ impl Input {
                 let paths = safetensors::open_weights(folder)?.files.into_iter().map(|(path, _)| path);
                 let readers = paths.map(|path| safetensors::Reader::open(&path)).collect::<Result<Vec<_>, _>>()?;
                 (folder.to_owned(), Files::Safetensors(readers))
+            }
+            Format::Onnx => {
+                return Err(ModelError::Storage {
+                    path: source.to_owned(),
+                    what: "the model".to_owned(),
+                    found: "an ONNX graph, which is written and not converted again".to_owned(),
+                    supported: vec!["safetensors", "gguf"],
+                });
             }
         };
         Ok(Self { path, shape: found.shape, seed, files })
@@ -119,6 +128,24 @@ pub fn to_safetensors(
     let sink = Sink::safetensors(out, &specs, dtype, &seed)?;
     let tokens = input.special_tokens();
     transcode::write(&shape, &specs, &mut input, sink, progress)?;
+    write_config(&shape, precision, tokens, out)?;
+    Ok(shape)
+}
+
+/// Writes `input` as an ONNX graph with its weights and `config.json` into the existing folder `out`.
+///
+/// `precision` is f32 or f16. `model` is as for [`to_safetensors`].
+pub fn to_onnx(
+    mut input: Input,
+    precision: Precision,
+    model: Option<&Shape>,
+    out: &Path,
+    progress: Progress<'_>,
+) -> Result<Shape, ModelError> {
+    let shape = input.agree(model)?;
+    let sink = Sink::onnx(out, &shape, Number::of(precision)?, input.seed)?;
+    let tokens = input.special_tokens();
+    transcode::write(&shape, &layout::tensors(&shape), &mut input, sink, progress)?;
     write_config(&shape, precision, tokens, out)?;
     Ok(shape)
 }

@@ -26,7 +26,7 @@ pub enum ModelError {
 
     /// The file is of a kind that may run code when it is loaded.
     #[error(
-        "{}: {found} magic found; only safetensors and gguf are read (fix: get the model's safetensors or gguf files)",
+        "{}: {found} magic found; only safetensors, gguf and onnx are read (fix: get the model's safetensors or gguf files)",
         path.display()
     )]
     Forbidden {
@@ -36,13 +36,26 @@ pub enum ModelError {
         found: &'static str,
     },
 
-    /// The file is neither safetensors nor GGUF.
-    #[error("{}: neither safetensors nor gguf: the file starts with {start}", path.display())]
+    /// The file is neither safetensors nor GGUF nor ONNX.
+    #[error("{}: neither safetensors nor gguf nor onnx: the file starts with {start}", path.display())]
     UnknownContent {
         /// The file.
         path: PathBuf,
         /// Its first bytes, in hexadecimal.
         start: String,
+    },
+
+    /// An ONNX graph that was not written here: it may compute anything.
+    #[error(
+        "{}: not a graph that Regatta writes: {what}; only those are run (fix: 'regatta models convert MODEL --to onnx' \
+         from the model's safetensors or gguf)",
+        path.display()
+    )]
+    ForeignGraph {
+        /// The graph's file.
+        path: PathBuf,
+        /// By what it is seen.
+        what: String,
     },
 
     /// A field of a file's header breaks a rule of the format.

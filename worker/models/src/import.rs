@@ -59,6 +59,7 @@ fn precision(source: &Path, verified: &Verified) -> Result<Precision, ModelError
         supported: match verified.format {
             Format::Gguf => verify::FILE_TYPES.iter().map(|(_, precision)| precision.as_str()).collect(),
             Format::Safetensors => vec!["f32", "f16", "bf16"],
+            Format::Onnx => vec!["f32", "f16"],
         },
     })
 }

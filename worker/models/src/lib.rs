@@ -5,7 +5,7 @@
 //!
 //! Where to look:
 //!
-//! - [`content`], [`gguf`], [`safetensors`]: what a file is, and whether its header keeps the format's rules.
+//! - [`content`], [`gguf`], [`safetensors`], [`onnx`]: what a file is, and whether its header keeps the format's rules.
 //! - [`config`], [`layout`]: what the network is, and which tensors it must therefore have.
 //! - [`verify`]: both together, for one artifact.
 //! - [`synth`], [`convert`]: files of weights out of a seed, or out of other files; [`transcode`] is what both do.
@@ -22,6 +22,7 @@ pub mod import;
 pub mod incoming;
 pub mod layout;
 pub mod library;
+pub mod onnx;
 pub mod safetensors;
 mod stream;
 pub mod synth;

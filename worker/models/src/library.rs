@@ -3,7 +3,8 @@
 //! ```text
 //! <root>/<weights>/<model>/<format>-<precision>/
 //!     model.gguf                                   or
-//!     model.safetensors, config.json, tokenizer.json
+//!     model.safetensors, config.json, tokenizer.json        or
+//!     model.onnx, model.onnx.data, config.json, tokenizer.json
 //!     artifact.json       what is here: sizes, SHA-256, where it comes from
 //!     artifact.verified   sizes and times of the files when their hashes were last computed; its own time is that of
 //!                         the artifact's last use
@@ -91,10 +92,11 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// What an engine is pointed at: the GGUF file, or the folder of safetensors.
+    /// What an engine is pointed at: the GGUF file, the ONNX graph, or the folder of safetensors.
     pub fn path(&self) -> PathBuf {
         match self.manifest.artifact.format {
             Format::Gguf => self.folder.join(crate::gguf::FILE),
+            Format::Onnx => self.folder.join(crate::onnx::FILE),
             Format::Safetensors => self.folder.clone(),
         }
     }
@@ -290,6 +292,12 @@ impl Library {
 pub fn fix_command(artifact: &ArtifactRef) -> String {
     let ArtifactRef { model, weights, format, precision } = artifact;
     match weights {
+        // Nobody publishes these: they are made of what is published.
+        Weights::Real if *format == Format::Onnx => {
+            format!(
+                "regatta models convert {model} --to onnx --precision {precision} --from FOLDER, its safetensors or gguf"
+            )
+        }
         Weights::Real => format!("regatta models pull {model} --format {format} --precision {precision}"),
         Weights::Synthetic => format!("regatta models synth {model} --format {format} --precision {precision}"),
     }

@@ -19,6 +19,7 @@ use crate::codec;
 use crate::error::ModelError;
 use crate::gguf::{self, GgmlType};
 use crate::layout::{Role, TensorSpec};
+use crate::onnx;
 use crate::safetensors::{self, Dtype};
 use crate::synth::numbers::Numbers;
 
@@ -147,6 +148,7 @@ pub(crate) trait Source {
 pub(crate) enum Sink<'a> {
     Safetensors(safetensors::Shards, Dtype),
     Gguf(gguf::Writer, Storage<'a>),
+    Onnx(onnx::Writer, onnx::Number),
 }
 
 impl<'a> Sink<'a> {
@@ -173,18 +175,23 @@ impl<'a> Sink<'a> {
         gguf::Writer::create(out, metadata, &described).map(|writer| Self::Gguf(writer, storage))
     }
 
+    /// Begins an ONNX graph and its weights in the folder `out`. `seed` is said where they are made up.
+    pub(crate) fn onnx(out: &Path, shape: &Shape, number: onnx::Number, seed: Option<u64>) -> Result<Self, ModelError> {
+        onnx::Writer::create(out, shape, number, seed).map(|writer| Self::Onnx(writer, number))
+    }
+
     fn order(&self) -> Order {
         match self {
-            Self::Safetensors(..) => Order::Safetensors,
+            Self::Safetensors(..) | Self::Onnx(..) => Order::Safetensors,
             Self::Gguf(..) => Order::Gguf,
         }
     }
 
     fn kind(&self, spec: &TensorSpec) -> GgmlType {
         match self {
-            Self::Safetensors(_, Dtype::F16) => GgmlType::F16,
+            Self::Safetensors(_, Dtype::F16) | Self::Onnx(_, onnx::Number::F16) => GgmlType::F16,
             Self::Safetensors(_, Dtype::Bf16) => GgmlType::Bf16,
-            Self::Safetensors(..) => GgmlType::F32,
+            Self::Safetensors(..) | Self::Onnx(_, onnx::Number::F32) => GgmlType::F32,
             Self::Gguf(_, storage) => storage.tensor(spec).kind,
         }
     }
@@ -193,6 +200,7 @@ impl<'a> Sink<'a> {
         match self {
             Self::Safetensors(shards, _) => shards.append(&spec.hf, bytes),
             Self::Gguf(writer, _) => writer.append(&spec.gguf, bytes),
+            Self::Onnx(writer, _) => writer.append(&spec.hf, bytes),
         }
     }
 
@@ -200,6 +208,7 @@ impl<'a> Sink<'a> {
         match self {
             Self::Safetensors(shards, _) => shards.finish(),
             Self::Gguf(writer, _) => writer.finish(),
+            Self::Onnx(writer, _) => writer.finish(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::config::{self, CONFIG};
 use crate::error::ModelError;
 use crate::gguf::{self, GgmlType, Value};
 use crate::layout::{self, TensorSpec};
+use crate::onnx;
 use crate::safetensors::{self, Dtype};
 use crate::synth::SEED_KEY;
 use crate::tokenizer::{self, TOKENIZER};
@@ -47,16 +48,24 @@ pub enum Tokenizer {
     Required,
 }
 
-/// Checks the artifact at `path`: a folder of safetensors with `config.json`, a GGUF file, or a folder with `model.gguf`.
+/// Checks the artifact at `path`: a folder of safetensors with `config.json`, a GGUF file, or a folder with `model.gguf` or
+/// `model.onnx`.
 pub fn verify(path: &Path, tokenizer: Tokenizer) -> Result<Verified, ModelError> {
     if !path.is_dir() {
         return match crate::content::check(path)? {
             Format::Gguf => verify_gguf(path, tokenizer),
             Format::Safetensors => verify_safetensors(path.parent().unwrap_or(Path::new(".")), tokenizer),
+            Format::Onnx => verify_onnx(path.parent().unwrap_or(Path::new(".")), tokenizer),
         };
     }
     let gguf = path.join(gguf::FILE);
-    if gguf.exists() { verify_gguf(&gguf, tokenizer) } else { verify_safetensors(path, tokenizer) }
+    if gguf.exists() {
+        verify_gguf(&gguf, tokenizer)
+    } else if path.join(onnx::FILE).exists() {
+        verify_onnx(path, tokenizer)
+    } else {
+        verify_safetensors(path, tokenizer)
+    }
 }
 
 /// [`verify`] for a file that must be GGUF.
@@ -90,13 +99,27 @@ fn verify_safetensors(folder: &Path, tokenizer: Tokenizer) -> Result<Verified, M
     });
     let expected = layout::tensors(&shape).into_iter().map(|spec| (spec.hf.clone(), spec));
     let weight_bytes = compare(expected.collect(), found, folder, |name| is_ignored(name, &shape))?;
-    let file = folder.join(TOKENIZER);
-    let vocab = if file.exists() { Some(tokenizer::vocab_size(&file)?) } else { None };
-    check_vocab(vocab, &shape, tokenizer, &file, TOKENIZER)?;
+    let vocab = vocab_beside(folder, &shape, tokenizer)?;
     let precision = safetensors_precision(&weights);
     let seed = weights.metadata(SEED_KEY).and_then(|seed| seed.parse().ok());
     let found = verified(shape, Format::Safetensors, precision, weights.tensors().count(), weight_bytes, vocab);
     Ok(Verified { seed, ..found })
+}
+
+fn verify_onnx(folder: &Path, tokenizer: Tokenizer) -> Result<Verified, ModelError> {
+    let onnx::Reader { shape, number, seed, tensors, weight_bytes } = onnx::Reader::open(folder)?;
+    let vocab = vocab_beside(folder, &shape, tokenizer)?;
+    let tensors = usize::try_from(tensors).unwrap_or(usize::MAX);
+    let found = verified(shape, Format::Onnx, Some(number.precision()), tensors, weight_bytes, vocab);
+    Ok(Verified { seed, ..found })
+}
+
+/// The size of the tokenizer's vocabulary, where there is one in the folder.
+fn vocab_beside(folder: &Path, shape: &Shape, wanted: Tokenizer) -> Result<Option<u64>, ModelError> {
+    let file = folder.join(TOKENIZER);
+    let vocab = if file.exists() { Some(tokenizer::vocab_size(&file)?) } else { None };
+    check_vocab(vocab, shape, wanted, &file, TOKENIZER)?;
+    Ok(vocab)
 }
 
 fn verified(
@@ -245,9 +268,13 @@ pub(crate) fn files(path: &Path, format: Format) -> Result<Vec<(PathBuf, String)
             names.push(CONFIG.to_owned());
             names.into_iter().map(|name| (folder.join(&name), name)).collect()
         }
+        Format::Onnx => {
+            let names = [onnx::FILE, onnx::DATA, CONFIG];
+            names.into_iter().map(|name| (folder.join(name), name.to_owned())).collect()
+        }
     };
     let tokenizer = folder.join(TOKENIZER);
-    if format == Format::Safetensors && tokenizer.exists() {
+    if format != Format::Gguf && tokenizer.exists() {
         files.push((tokenizer, TOKENIZER.to_owned()));
     }
     Ok(files)

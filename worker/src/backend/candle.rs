@@ -68,6 +68,7 @@ impl Candle {
         let weights = weights::open(&load.folder, &load.artifact)?;
         let device = device(load.device)?;
         let (network, cache) = match load.artifact.format {
+            Format::Onnx => return Err(BackendError::unsupported("candle takes safetensors and gguf here, not onnx")),
             Format::Gguf => (quantised(&weights, &device)?, "f32"),
             Format::Safetensors => {
                 (plain(&weights, load.artifact.precision, &device)?, load.artifact.precision.as_str())
@@ -78,7 +79,7 @@ impl Candle {
         let pages = process::page_note();
         let engine = format!("candle {VERSION}; {}; threads {}; kv {cache}{pages}", build(), load.threads);
         Ok(Self {
-            info: Info { engine, weight_bytes: weights.decode_bytes, threads: load.threads },
+            info: Info { engine, weight_bytes: weights.decode_bytes, threads: load.threads, is_widened: false },
             limits: Limits { vocab: shape.vocab, context: context(shape, load.artifact.format) },
             precision: load.artifact.precision,
             network,
@@ -92,7 +93,7 @@ fn context(shape: &Shape, format: Format) -> u32 {
     match format {
         Format::Gguf => shape.context.min(QUANTISED_CONTEXT),
         // Decoding has no mask, so a window would be honoured in the prompt only.
-        Format::Safetensors => shape.context.min(shape.sliding_window.unwrap_or(u32::MAX)),
+        Format::Safetensors | Format::Onnx => shape.context.min(shape.sliding_window.unwrap_or(u32::MAX)),
     }
 }
 

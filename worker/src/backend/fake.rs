@@ -135,7 +135,7 @@ impl Fake {
 impl Backend for Fake {
     fn info(&self) -> Info {
         let engine = format!("fake {VERSION}");
-        Info { engine, weight_bytes: self.script.weight_bytes, threads: self.threads }
+        Info { engine, weight_bytes: self.script.weight_bytes, threads: self.threads, is_widened: false }
     }
 
     fn limits(&self) -> Limits {

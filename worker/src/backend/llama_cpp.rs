@@ -127,6 +127,7 @@ impl LlamaCpp {
                 engine: format!("llama.cpp {}; {}; {settings}", version(), native::system_info()),
                 weight_bytes: weights.decode_bytes,
                 threads: load.threads,
+                is_widened: false,
             },
             limits: Limits { vocab: weights.shape.vocab, context: weights.shape.context },
             model,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use regatta_core::artifact::{ArtifactRef, Format};
 use regatta_core::model::Shape;
-use regatta_models::{gguf, safetensors, verify};
+use regatta_models::{gguf, onnx, safetensors, verify};
 
 use super::BackendError;
 
@@ -13,7 +13,7 @@ use super::BackendError;
 pub(super) struct Weights {
     /// The network's dimensions.
     pub(super) shape: Shape,
-    /// What an engine is pointed at: the GGUF file, or the folder of safetensors.
+    /// What an engine is pointed at: the GGUF file, the ONNX graph, or the folder of safetensors.
     pub(super) path: PathBuf,
     /// Bytes of weights that one decode step reads.
     pub(super) decode_bytes: u64,
@@ -44,6 +44,10 @@ pub(super) fn open(folder: &Path, artifact: &ArtifactRef) -> Result<Weights, Bac
             let weights = safetensors::open_weights(folder).map_err(BackendError::rejected)?;
             let embedding = weights.tensors().find(|tensor| tensor.name == "model.embed_tokens.weight");
             (folder.to_owned(), embedding.map_or(0, safetensors::TensorInfo::bytes))
+        }
+        Format::Onnx => {
+            let numbers = u64::from(found.shape.vocab) * u64::from(found.shape.hidden);
+            (folder.join(onnx::FILE), numbers * found.weight_bytes / found.parameters)
         }
     };
     // A step looks up one row of the embeddings, but multiplies by all of them where they are the output matrix too.

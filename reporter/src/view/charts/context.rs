@@ -169,7 +169,8 @@ pub(crate) fn style(backend: BackendKind) -> usize {
     match backend {
         BackendKind::Candle => 0,
         BackendKind::LlamaCpp => 1,
-        BackendKind::Fake => 2,
+        // The scripted engine stands beside others in tests only.
+        BackendKind::OnnxRuntime | BackendKind::Fake => 2,
     }
 }
 

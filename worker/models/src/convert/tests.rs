@@ -27,6 +27,10 @@ fn convert(from: &Path, format: Format, precision: Precision, model: Option<&Sha
             std::fs::create_dir_all(out).unwrap();
             to_safetensors(input, precision, model, out, &mut |_, _| {}).unwrap();
         }
+        Format::Onnx => {
+            std::fs::create_dir_all(out).unwrap();
+            to_onnx(input, precision, model, out, &mut |_, _| {}).unwrap();
+        }
         Format::Gguf => {
             to_gguf(input, "tiny", None, Storage::plain(precision).unwrap(), out, &mut |_, _| {}).unwrap();
         }

@@ -19,6 +19,7 @@ fn installed(library: &Library, format: Format, precision: Precision) -> Install
 fn make(shape: &Shape, format: Format, precision: Precision, folder: &Path) -> Result<(), ModelError> {
     match format {
         Format::Safetensors => synth::safetensors(shape, 5, precision, folder, &mut |_, _| {}),
+        Format::Onnx => synth::onnx(shape, 5, precision, folder, &mut |_, _| {}),
         Format::Gguf => synth::gguf(shape, "tiny", 5, precision, &folder.join(crate::gguf::FILE), &mut |_, _| {}),
     }
 }
@@ -32,7 +33,9 @@ fn root() -> (tempfile::TempDir, Library) {
 #[test]
 fn what_is_installed_is_found_under_its_name() {
     let (_folder, library) = root();
-    for (format, precision) in [(Format::Gguf, Precision::Q8_0), (Format::Safetensors, Precision::F16)] {
+    for (format, precision) in
+        [(Format::Gguf, Precision::Q8_0), (Format::Safetensors, Precision::F16), (Format::Onnx, Precision::F32)]
+    {
         let installed = installed(&library, format, precision);
         let place = library.root().join(format!("synthetic/tiny/{format}-{precision}"));
         assert_eq!(installed.folder, place);
@@ -46,7 +49,7 @@ fn what_is_installed_is_found_under_its_name() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert_eq!(names.len(), 2, "something was left behind: {names:?}");
+    assert_eq!(names.len(), 3, "something was left behind: {names:?}");
 }
 
 #[cfg(unix)]

@@ -21,6 +21,7 @@ use self::numbers::Numbers;
 use crate::config::{self, CONFIG, SpecialTokens};
 use crate::error::ModelError;
 use crate::layout::{self, Role, TensorSpec};
+use crate::onnx::Number;
 pub use crate::transcode::Progress;
 use crate::transcode::{self, Rows, Sink, Source, Storage, plain_types};
 
@@ -40,6 +41,23 @@ pub fn safetensors(
     let specs = layout::tensors(shape);
     let sink = Sink::safetensors(out, &specs, dtype, &[(SEED_KEY, seed.to_string())])?;
     transcode::write(shape, &specs, &mut Seeded { shape, seed }, sink, progress)?;
+    write_config(shape, precision, SpecialTokens::default(), out)
+}
+
+/// Writes a synthetic model as an ONNX graph with its weights and `config.json` into the existing folder `out`, from the
+/// same numbers as [`safetensors()`].
+///
+/// `precision` is f32 or f16.
+pub fn onnx(
+    shape: &Shape,
+    seed: u64,
+    precision: Precision,
+    out: &Path,
+    progress: Progress<'_>,
+) -> Result<(), ModelError> {
+    config::check(shape, out)?;
+    let sink = Sink::onnx(out, shape, Number::of(precision)?, Some(seed))?;
+    transcode::write(shape, &layout::tensors(shape), &mut Seeded { shape, seed }, sink, progress)?;
     write_config(shape, precision, SpecialTokens::default(), out)
 }
 

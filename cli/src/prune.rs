@@ -127,7 +127,7 @@ fn summary(args: &PruneArgs, gone: &[Fate], held: &[Fate]) -> String {
     for reason in held.iter().filter_map(|fate| fate.held) {
         *why.entry(reason).or_default() += 1;
     }
-    let kept = why.iter().map(|(reason, runs)| format!("{} that {reason}", count(*runs, "run"))).collect::<Vec<_>>();
+    let kept = why.iter().map(|(reason, runs)| format!("{} ({reason})", count(*runs, "run"))).collect::<Vec<_>>();
     let kept = if kept.is_empty() { String::new() } else { format!("; kept: {}", kept.join(", ")) };
     let (runs, bytes) = (count(gone.len(), "run"), size(gone.iter().map(|fate| fate.bytes).sum()));
     match (args.dry_run, args.vacuum) {

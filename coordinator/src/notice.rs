@@ -217,7 +217,13 @@ mod tests {
             larger_is_better: true,
             nights: Vec::new(),
         };
-        History { cell, hash: CellHash(Digest::try_from([0x3f; 32].as_slice()).unwrap()), metric, series, nights: Vec::new() }
+        History {
+            cell,
+            hash: CellHash(Digest::try_from([0x3f; 32].as_slice()).unwrap()),
+            metric,
+            series,
+            nights: Vec::new(),
+        }
     }
 
     fn run() -> regatta_core::id::RunId {

@@ -171,22 +171,19 @@ impl Sender {
     pub(crate) async fn run(self, stop: CancellationToken) {
         info!(host = %self.webhook.host(), "notices go to a webhook");
         loop {
-            let round = async {
-                if let Err(error) = self.round().await {
-                    error!(%error, "the outbox could not be looked at");
-                }
-                tokio::time::sleep(self.webhook.pace.look).await;
-            };
-            if stop.run_until_cancelled(round).await.is_none() {
+            if let Err(error) = self.round(&stop).await {
+                error!(%error, "the outbox could not be looked at");
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(self.webhook.pace.look)).await.is_none() {
                 break;
             }
         }
     }
 
-    /// Sends what is due.
-    async fn round(&self) -> Result<(), StoreError> {
+    /// Sends what is due. Stopping breaks off what is being sent, and nothing that the database is at.
+    async fn round(&self, stop: &CancellationToken) -> Result<(), StoreError> {
         for notice in self.reader.notices_due((self.clock)()).await? {
-            let outcome = self.send(&notice).await;
+            let Some(outcome) = stop.run_until_cancelled(self.send(&notice)).await else { break };
             self.writer.write(Sent { id: notice.id, outcome }).await?;
         }
         Ok(())

@@ -68,14 +68,14 @@ pub enum Held {
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::GoesOn => "goes on",
-            Self::ToBeJudged => "is still to be judged",
-            Self::Pinned => "is pinned",
-            Self::Answered => "has a verdict that a person answered",
-            Self::Cited => "is where a level began, by a verdict",
-            Self::Named => "was not meant",
-            Self::Young => "is too young",
-            Self::Newest => "is among the newest of its scenario",
+            Self::GoesOn => "still going on",
+            Self::ToBeJudged => "still to be judged",
+            Self::Pinned => "pinned",
+            Self::Answered => "with a verdict that a person answered",
+            Self::Cited => "where a level began, by a verdict",
+            Self::Named => "not meant",
+            Self::Young => "too young",
+            Self::Newest => "among the newest of its scenario",
         })
     }
 }

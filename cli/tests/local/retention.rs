@@ -19,7 +19,7 @@ fn json(home: &Home, arguments: &[&str]) -> Value {
 fn runs(home: &Home) -> Vec<String> {
     let runs = json(home, &["runs"]);
     let mut ids: Vec<String> =
-        runs.as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect();
+        runs.as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect();
     ids.sort_unstable();
     ids
 }
@@ -47,7 +47,7 @@ fn old_runs_are_removed_as_was_said_before_and_pinned_ones_stay() {
     assert_eq!(runs(&home), all, "a dry run removes nothing");
     let output = home.regatta(&["prune", "--keep-last", "1"]);
     let text = said(&output);
-    assert!(output.status.success() && text.contains("1 run that is pinned"), "{text}");
+    assert!(output.status.success() && text.contains("1 run (pinned)"), "{text}");
     assert_eq!(runs(&home), [all[1].clone(), all[3].clone()]);
     let removed: Vec<&str> =
         planned["removed"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap()).collect();

@@ -45,7 +45,8 @@ struct Judged<'b> {
     /// Metrics of cells, and machines, that are slower for certain.
     slowdowns: usize,
     /// Metrics of cells that were judged.
-    judged: usize,
+    #[serde(rename = "judged")]
+    metrics: usize,
     machines: Vec<Machine>,
     /// Metrics of cells that moved, on their own.
     moved: Vec<Moved<'b>>,
@@ -55,7 +56,8 @@ struct Judged<'b> {
 
 #[derive(Debug, Serialize)]
 struct Machine {
-    machine: String,
+    #[serde(rename = "machine")]
+    name: String,
     direction: &'static str,
     confirmed: bool,
     sentence: String,
@@ -100,7 +102,7 @@ pub(crate) fn judged(of: JudgedNight<'_>) -> Result<NewNotice, StoreError> {
     let moved = night.histories.iter().zip(&judgement.verdicts).filter_map(moved).collect::<Vec<Moved<'_>>>();
     let more = moved.len().saturating_sub(VERDICTS);
     let machine = |event: &MachineEvent| Machine {
-        machine: event.machine.clone(),
+        name: event.machine.clone(),
         direction: event.direction.as_str(),
         confirmed: event.confirmed,
         sentence: event.sentence(),
@@ -112,7 +114,7 @@ pub(crate) fn judged(of: JudgedNight<'_>) -> Result<NewNotice, StoreError> {
         scenario,
         state: state.as_str(),
         slowdowns: judgement.slowdowns(),
-        judged: judgement.verdicts.len(),
+        metrics: judgement.verdicts.len(),
         machines: judgement.events.iter().map(machine).collect(),
         moved: moved.into_iter().take(VERDICTS).collect(),
         more,

@@ -196,16 +196,12 @@ impl Sender {
             return SendOutcome::Delivered;
         };
         let attempts = notice.attempts + 1;
-        match self.webhook.pace.next(notice.created_at, attempts, (self.clock)()) {
-            Some(not_before) => {
-                warn!(id = notice.id, %host, attempts, %not_before, reason, "a notice was not taken, and is sent again");
-                SendOutcome::Again { not_before, reason }
-            }
-            None => {
-                error!(id = notice.id, %host, attempts, reason, "a notice was not taken for days, and is given up");
-                SendOutcome::GivenUp { reason }
-            }
+        if let Some(not_before) = self.webhook.pace.next(notice.created_at, attempts, (self.clock)()) {
+            warn!(id = notice.id, %host, attempts, %not_before, reason, "a notice was not taken, and is sent again");
+            return SendOutcome::Again { not_before, reason };
         }
+        error!(id = notice.id, %host, attempts, reason, "a notice was not taken for days, and is given up");
+        SendOutcome::GivenUp { reason }
     }
 
     /// One attempt; the error says why it failed, without the address.

@@ -178,8 +178,8 @@ mod tests {
         }
     }
 
-    fn days(number: i64) -> Option<SignedDuration> {
-        Some(SignedDuration::from_hours(24 * number))
+    fn days(number: i64) -> SignedDuration {
+        SignedDuration::from_hours(24 * number)
     }
 
     #[test]
@@ -196,11 +196,11 @@ mod tests {
         };
         let policy = Policy::default;
         assert_eq!(gone(Policy { keep_last: Some(2), ..policy() }), [id(1), id(3), id(4)], "one of demo is its newest");
-        assert_eq!(gone(Policy { older_than: days(4), ..policy() }), [id(1), id(2), id(3)]);
-        assert_eq!(gone(Policy { older_than: days(4), keep_last: Some(3), ..policy() }), [id(1), id(3)]);
+        assert_eq!(gone(Policy { older_than: Some(days(4)), ..policy() }), [id(1), id(2), id(3)]);
+        assert_eq!(gone(Policy { older_than: Some(days(4)), keep_last: Some(3), ..policy() }), [id(1), id(3)]);
         assert_eq!(gone(Policy { keep_last: Some(0), scenario: Some("demo".to_owned()), ..policy() }), [id(2)]);
         let keep = BTreeSet::from([id(1)]);
-        assert_eq!(gone(Policy { older_than: days(4), keep, ..policy() }), [id(2), id(3)]);
+        assert_eq!(gone(Policy { older_than: Some(days(4)), keep, ..policy() }), [id(2), id(3)]);
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
                 repeats: (*repeats > 0 && *repeats < number).then(|| id(number - repeats)),
                 ..run(number)
             }).collect();
-            let of = |keep, age| fates(&facts, &Policy { keep_last: Some(keep), older_than: days(age), ..Policy::default() }, day(20));
+            let of = |keep, age| fates(&facts, &Policy { keep_last: Some(keep), older_than: Some(days(age)), ..Policy::default() }, day(20));
             let (some, more) = (of(keep, age), of(keep + 1, age + 1));
             for ((run, fate), later) in facts.iter().zip(&some).zip(&more) {
                 prop_assert!(fate.is_none() || later.is_some());

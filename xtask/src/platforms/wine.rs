@@ -13,8 +13,8 @@ use crate::command::{Failure, Run, exists, root};
 
 /// How long the coordinator may take to say where it listens, the agent to be there, and the run to end.
 const LISTENS: Duration = Duration::from_secs(20);
-const IS_THERE: Duration = Duration::from_secs(180);
-const ENDS: Duration = Duration::from_secs(1200);
+const IS_THERE: Duration = Duration::from_mins(3);
+const ENDS: Duration = Duration::from_mins(20);
 
 /// Wine 8 has no such library, and every Rust program for Windows asks it for random numbers.
 const PRNG: &str = "\

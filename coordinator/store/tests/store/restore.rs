@@ -130,7 +130,7 @@ async fn before_its_schema_changes_a_database_is_copied() {
     std::fs::remove_file(&folder).unwrap();
     Store::open(&path, now).await.unwrap().close().await;
     let name = format!("regatta-2026-01-01T00-00-00Z-schema-{old}.sqlite");
-    assert_eq!(names(&folder), [name.clone()]);
+    assert_eq!(names(&folder), std::slice::from_ref(&name));
     // The next start has nothing to bring up to date. The copy can be put back and is brought up to date again.
     Store::open(&path, now).await.unwrap().close().await;
     assert_eq!(names(&folder).len(), 1);

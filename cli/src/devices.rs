@@ -140,7 +140,7 @@ mod tests {
             reason: "no worker here is built for vulkan".to_owned(),
         };
         insta::assert_snapshot!(devices_text(&[cpu, gpu], &[idle]), @r"
-        cpu  AMD EPYC, 16 logical cores, 141 GiB: candle, llama.cpp
+        cpu  AMD EPYC, 16 logical cores, 141 GiB: candle, llama.cpp, onnxruntime
         cuda:0  NVIDIA H200, 141 GiB: candle, llama.cpp
           GPU-4b5e2c9a-0f3d, sm_90, driver 580.82.07, at 0000:01:00.0, PCIe gen 5 x16
         vulkan:0  Radeon: can't be measured: no worker here is built for vulkan

@@ -101,6 +101,14 @@ pub(super) fn backends(workers: &[Worker], kind: DeviceKind) -> BTreeSet<Backend
     engines.filter(|engine| engine.devices.contains(&kind)).map(|engine| engine.backend).collect()
 }
 
+/// `a`, `a or b`, `a, b or c`.
+fn either(words: &[&str]) -> String {
+    match words {
+        [others @ .., before, last] if !others.is_empty() => format!("{}, {before} or {last}", others.join(", ")),
+        words => words.join(" or "),
+    }
+}
+
 /// Why no worker can drive a kind of device, and what would.
 fn missing(kind: DeviceKind, disabled: &[Disabled]) -> String {
     let is_for_it = |worker: &&Disabled| {
@@ -117,7 +125,7 @@ fn missing(kind: DeviceKind, disabled: &[Disabled]) -> String {
     format!(
         "no worker here is built for {kind}, which {} can drive (fix: put a {NAME}-{kind} beside regatta; docs/platforms.md \
          tells how to build one)",
-        able.join(" and ")
+        either(&able)
     )
 }
 
@@ -201,7 +209,10 @@ mod tests {
             idle[0].reason.clone()
         };
         let none = reason("cuda:0", vec![]);
-        assert!(none.starts_with("no worker here is built for cuda, which candle and llama.cpp can drive"), "{none}");
+        assert!(
+            none.starts_with("no worker here is built for cuda, which candle, llama.cpp or onnxruntime can drive"),
+            "{none}"
+        );
         assert!(none.contains("regatta-worker-cuda"), "{none}");
         let broken =
             Disabled { path: "/x/regatta-worker-cuda".into(), reason: "libcublas.so.13 is missing".to_owned() };

@@ -159,6 +159,7 @@ fn settings_come_from_file_environment_and_flags_and_say_so() {
             "metrics_public = false # default",
             "max_connections = 9 # flag --max-connections",
             "serve_models = true # default",
+            "backups = 7 # default",
             "log = \"info\" # default",
             "log_format = \"human\" # default",
         ]

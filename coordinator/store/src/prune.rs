@@ -304,7 +304,7 @@ mod tests {
     async fn nothing_of_a_run_is_left_in_any_table_but_that_it_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let mut db = schema::tests::full(&dir).await;
-        let ended = "UPDATE runs SET state = 'done', ended_at_unix_ns = 1; UPDATE trials SET state = 'done';
+        let ended = "UPDATE runs SET state = 'done', ended_at_unix_ns = 1; UPDATE trials SET state = 'done', evidence = NULL;
             DELETE FROM pins; UPDATE verdicts SET answer = NULL, reason = NULL, answered_at_unix_ns = NULL, bears = NULL, since = NULL";
         let before = mentions(&mut db).await;
         assert!(before.len() > 12, "{before:?}");

@@ -90,7 +90,7 @@ pub(crate) struct CoordinatorSettings {
     /// Address that is told of verdicts on scheduled nights and of missed firings, by POST [default: none]
     ///
     /// https://, or http:// on this machine. docs/webhook.md says what is sent and how it is signed; the secret is in
-    /// --webhook-secret-file or in the variable REGATTA_COORDINATOR_WEBHOOK_SECRET.
+    /// --webhook-secret-file or in the variable `REGATTA_COORDINATOR_WEBHOOK_SECRET`.
     #[arg(long, value_name = "URL", env = "REGATTA_COORDINATOR_WEBHOOK", hide_env_values = true)]
     webhook: Option<String>,
     /// File with the secret that notices are signed with (mode 600)

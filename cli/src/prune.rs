@@ -80,7 +80,9 @@ pub(crate) async fn run(args: PruneArgs, folders: &Folders) -> anyhow::Result<Ex
         output::json(&object(&args, &gone, &held));
     } else {
         let verb = if args.dry_run { "would remove" } else { "removed" };
-        gone.iter().for_each(|fate| output::line(&format!("{verb}  {}", line(fate))));
+        for fate in &gone {
+            output::line(&format!("{verb}  {}", line(fate)));
+        }
         output::note(&summary(&args, &gone, &held));
     }
     Ok(Exit::Done)
@@ -215,7 +217,9 @@ pub(crate) async fn pin(args: PinArgs, folders: &Folders) -> anyhow::Result<Exit
     } else if pins.is_empty() {
         output::note("no run is pinned: 'regatta pin RUN --reason …' pins one");
     } else {
-        pins.iter().for_each(|pin| output::line(&format!("{}  {}", pin.run, pin.reason)));
+        for pin in &pins {
+            output::line(&format!("{}  {}", pin.run, pin.reason));
+        }
     }
     Ok(Exit::Done)
 }

@@ -74,7 +74,7 @@ pub(crate) async fn remotely(client: RunClient, run: &str, screen: Screen) -> an
 }
 
 /// How watching ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Watched {
     /// The run has ended, and this is how.
     Ended(Exit),

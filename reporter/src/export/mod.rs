@@ -1,6 +1,6 @@
 //! Exports: the data for other programs, and a summary for people in a hurry.
 
-mod bmf;
+pub(crate) mod bmf;
 pub(crate) mod csv;
 mod json;
 mod junit;

@@ -112,30 +112,34 @@ impl Gate {
 
     /// How many of what: `1 slower, 2 flagged and 57 steady of 60`.
     pub fn summary(&self) -> String {
-        const ORDER: [&str; 11] = [
-            "slower",
-            "faster",
-            "with machine",
-            "suspected",
-            "flagged",
-            "new series",
-            "suspect",
-            "not measured",
-            "excluded",
-            "learning",
-            "steady",
-        ];
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for verdict in &self.verdicts {
             *counts.entry(verdict.word()).or_default() += 1;
         }
-        let some: Vec<String> =
-            ORDER.iter().filter_map(|word| counts.get(word).map(|n| format!("{n} {word}"))).collect();
-        if some.is_empty() {
+        if counts.is_empty() {
             return "nothing to judge".to_owned();
         }
-        format!("{} of {}", text::list(&some), self.verdicts.len())
+        format!("{} of {}", counted(|word| counts.get(word).copied()), self.verdicts.len())
     }
+}
+
+/// `1 slower, 2 flagged and 57 steady`: what matters first. `number` tells how many got a word.
+pub(crate) fn counted(number: impl Fn(&str) -> Option<usize>) -> String {
+    const ORDER: [&str; 11] = [
+        "slower",
+        "faster",
+        "with machine",
+        "suspected",
+        "flagged",
+        "new series",
+        "suspect",
+        "not measured",
+        "excluded",
+        "learning",
+        "steady",
+    ];
+    let some: Vec<String> = ORDER.iter().filter_map(|word| Some(format!("{} {word}", number(word)?))).collect();
+    text::list(&some)
 }
 
 impl GateVerdict {

@@ -5,6 +5,7 @@ mod gate;
 mod history;
 mod junit;
 
+pub(crate) use self::gate::counted;
 pub use self::gate::{Event, Gate, GateVerdict, gate};
 pub use self::history::{HistoryView, history};
 pub use self::junit::junit;

@@ -3,25 +3,11 @@
 use serde::Serialize;
 
 use crate::dataset::{MovedCell, NightSaid};
+use crate::nights::counted;
 use crate::text;
 
 /// What moved is listed up to here; the rest is counted.
 const LISTED: usize = 20;
-
-/// Words in the order in which they are counted up: what matters first.
-const ORDER: [&str; 11] = [
-    "slower",
-    "faster",
-    "with machine",
-    "suspected",
-    "flagged",
-    "new series",
-    "suspect",
-    "not measured",
-    "excluded",
-    "learning",
-    "steady",
-];
 
 /// What is said of a night.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -75,9 +61,8 @@ fn summary(said: &NightSaid) -> String {
     if let Some(reason) = &said.excluded {
         return format!("A person took this night out: {}.", text::reason(reason));
     }
-    let counted = ORDER.iter().filter_map(|word| said.counts.get(*word).map(|n| format!("{n} {word}")));
+    let counted = counted(|word| said.counts.get(word).copied());
     let total: usize = said.counts.values().sum();
-    let counted = text::list(&counted.collect::<Vec<_>>());
     format!("Held against the nights before it: {counted}, of {}.", text::count(total, "value"))
 }
 

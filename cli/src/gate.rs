@@ -20,6 +20,7 @@ use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
 use crate::local::{Conditions, Local};
 use crate::paths::Folders;
+use crate::signals;
 use crate::source::{self, Source, SourceArgs};
 use crate::threshold::Threshold;
 use crate::watch::{self, Place, Screen, Watched};
@@ -122,12 +123,7 @@ async fn there(args: &GateArgs, mut client: RunClient, rules: &Rules) -> anyhow:
     if !args.confirm || gate.to_measure.is_empty() {
         return Ok(gate);
     }
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    ended(repeat(&mut client, &run.parse()?, &gate, rules, interrupted).await?)?;
+    ended(repeat(&mut client, &run.parse()?, &gate, rules, signals::ctrl_c()).await?)?;
     remote::judge(&mut client, &run, rules).await
 }
 
@@ -216,10 +212,7 @@ async fn measure_again(
     let local = Local::start(path, folders, &night.bundle.models, conditions, Vec::new()).await?;
     let (mut client, stop) = (local.client.clone(), local.stop_agent.soft.clone());
     let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // Where signals can't be had, nobody can interrupt.
-            std::future::pending::<()>().await;
-        }
+        signals::ctrl_c().await;
         stop.cancel();
     };
     let watched = repeat(&mut client, &night.summary.id, gate, rules, interrupted).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use jiff::{SignedDuration, Timestamp};
 use regatta_core::retention::{Held, Policy};
 use regatta_reporter::text::count;
@@ -31,10 +31,11 @@ room again for a while. Runs that are removed are gone: 'regatta backup FILE' fi
 
 /// Arguments of `regatta prune`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("which").required(true).multiple(true)
+    .args(["older_than", "keep_last", "vacuum"]))]
 pub(crate) struct PruneArgs {
     /// Runs that ended more than so many days ago
-    #[arg(long, value_name = "DAYS", required_unless_present_any = ["keep_last", "vacuum"],
+    #[arg(long, value_name = "DAYS",
         value_parser = clap::value_parser!(i64).range(1..=36_500))]
     older_than: Option<i64>,
     /// All but the newest so many runs of each scenario

@@ -17,6 +17,7 @@ use crate::exit::{BadInput, Exit};
 use crate::local::{Conditions, Local};
 use crate::paths::Folders;
 use crate::report;
+use crate::signals;
 use crate::source::{self, DatabaseArgs, Source, SourceArgs};
 use crate::submit::{self, PriorityArgs};
 use crate::watch::{self, Place, Screen, Watched};
@@ -162,17 +163,12 @@ async fn elsewhere(args: RunArgs, mut client: RunClient) -> anyhow::Result<Exit>
 
 /// Done when the agent has stopped because a person wants it to.
 async fn stopped(local: &Local) {
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Where signals can't be had, nobody can interrupt.
-        std::future::pending::<()>().await;
-    }
+    signals::ctrl_c().await;
     output::note("stopping after the current repetition (Ctrl-C again stops at once) …");
     local.stop_agent.soft.cancel();
     loop {
         tokio::select! {
-            again = tokio::signal::ctrl_c() => if again.is_ok() {
-                local.stop_agent.hard.cancel();
-            },
+            () = signals::ctrl_c() => local.stop_agent.hard.cancel(),
             () = local.agent_stopped() => break,
         }
     }

@@ -17,6 +17,13 @@ pub(crate) fn watch(what: &'static str, soft: CancellationToken, hard: Cancellat
     Ok(())
 }
 
+/// Done when a person presses Ctrl-C; where signals can't be had, nobody can.
+pub(crate) async fn ctrl_c() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 #[cfg(unix)]
 mod system {
     use tokio::signal::unix::{Signal, SignalKind, signal};

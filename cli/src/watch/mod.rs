@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::connect::{ConnectArgs, RunClient};
 use crate::exit::Exit;
 use crate::rpc;
+use crate::signals;
 use crate::view::CellView;
 use board::Board;
 pub(crate) use screen::{Place, Screen};
@@ -58,13 +59,7 @@ pub(crate) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
 
 /// Watches a run of a coordinator elsewhere: Ctrl-C ends the watching, not the run.
 pub(crate) async fn remotely(client: RunClient, run: &str, screen: Screen) -> anyhow::Result<Watched> {
-    let interrupted = async {
-        // Where signals can't be had, nobody can interrupt.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let watched = follow(client, run, screen, interrupted).await?;
+    let watched = follow(client, run, screen, signals::ctrl_c()).await?;
     if let Watched::Stopped = watched {
         crate::output::note(&format!(
             "the run goes on; 'regatta watch {run}' shows it, 'regatta cancel {run}' stops it"

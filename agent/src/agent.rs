@@ -8,12 +8,14 @@ use jiff::Timestamp;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use regatta_core::device::Device;
+use regatta_core::worker::KEPT_WORKERS;
 use regatta_models::ModelError;
 use regatta_models::library::Library;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::barriers::Barriers;
+use crate::builds::{self, Builds, Kept};
 use crate::canary;
 use crate::config::AgentConfig;
 use crate::cooling::Cooling;
@@ -95,6 +97,9 @@ impl Agent {
         } else {
             workers::ask(&config.builds, &surroundings, config.timing.probe).await
         };
+        if let Some(most) = config.keep_workers {
+            builds::keep_those(&Kept::of(&config.spool_dir), &config.worker_folders(), most.get(), |_| true);
+        }
         let discovered = devices::discover(&config.id, &found);
         let renumbered = devices::remember(&config.spool_dir, &discovered);
         let Discovered { devices, idle } = discovered;
@@ -131,6 +136,12 @@ impl Agent {
         &self.found.disabled
     }
 
+    /// The copies of worker programs that it has, as a fact of the host.
+    fn kept_workers(&self) -> Option<(String, String)> {
+        let names: Vec<String> = Kept::of(&self.config.spool_dir).names().iter().map(ToString::to_string).collect();
+        (!names.is_empty()).then(|| (KEPT_WORKERS.to_owned(), names.join(" ")))
+    }
+
     /// Serves the coordinator until it is told to stop. An error only where no reconnect can ever help.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AgentError> {
         let boot = Uuid::now_v7();
@@ -153,7 +164,7 @@ impl Agent {
             boot_id: boot.to_string(),
             devices: self.devices.clone(),
             workers: self.found.workers.iter().map(|worker| worker.json.clone()).collect(),
-            host: devices::host().into_iter().chain(telemetry::facts(&watched)).collect(),
+            host: devices::host().into_iter().chain(telemetry::facts(&watched)).chain(self.kept_workers()).collect(),
             labels: self.config.labels,
             library: self.store.library.clone(),
             canaries,
@@ -165,6 +176,7 @@ impl Agent {
         let (progress, progress_receiver) = mpsc::channel(PROGRESS);
         let context = Arc::new(Context {
             workers: self.found.workers,
+            builds: Builds::new(Kept::of(&self.config.spool_dir)),
             surroundings: self.store.surroundings.clone(),
             store: self.store,
             spool: self.spool.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,6 +78,9 @@ pub struct AgentConfig {
     /// Builds of the worker program that are measured in turns, in place of every other worker. Their names may come with a
     /// trial; where they are is said here and nowhere else.
     pub builds: Vec<(BuildName, PathBuf)>,
+    /// How many builds of each worker program are kept as copies beside the spool, for nights that look slower; `None` for none
+    /// but those that are there.
+    pub keep_workers: Option<NonZeroUsize>,
     /// Whether devices are measured at the start.
     pub canary: CanaryConfig,
     /// Environment variables for workers, on top of those that are passed on. For tests.
@@ -98,6 +101,9 @@ impl AgentConfig {
     /// The spool's quota unless another one is given: 2 GiB.
     pub const SPOOL_QUOTA: u64 = 2 * 1024 * 1024 * 1024;
 
+    /// Builds of each worker program that are kept where nights are judged, unless another number is given: 3.
+    pub const KEEP_WORKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
+
     /// Readings of telemetry a second unless another number is given.
     pub const TELEMETRY_HZ: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
@@ -115,6 +121,7 @@ impl AgentConfig {
             worker_dirs: Vec::new(),
             search_beside_program: true,
             builds: Vec::new(),
+            keep_workers: None,
             canary: CanaryConfig::default(),
             worker_env: Vec::new(),
             oom_counters: None,

@@ -6,6 +6,7 @@
 //! - [`Agent`]: start and run; [`config`]: what it has to be told.
 //! - [`devices`], [`workers`]: what is here; [`fitness`]: whether it is worth measuring on; [`doctor`]: what
 //!   could be better.
+//! - [`builds`]: which build of the worker is at work, and those that are kept.
 //! - `trials`, `trial`: what is held, and how one trial is measured with a fresh worker process at a time.
 //! - `barriers`: replicas that begin their repetitions together.
 //! - `canary`: what devices can do at most, measured at the start.
@@ -20,6 +21,7 @@
 
 mod agent;
 mod barriers;
+pub mod builds;
 mod canary;
 pub mod config;
 mod cooling;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use regatta_core::backend::BackendKind;
 use regatta_core::device::DeviceKind;
 use regatta_core::id::{BuildName, shown};
-use regatta_core::worker::{WORKER_PROTOCOL, WorkerInfo};
+use regatta_core::worker::{PRESENT, WORKER_PROTOCOL, WorkerInfo};
 
 use crate::process::{Ending, RunError, Status, Surroundings};
 use crate::text;
@@ -99,22 +99,23 @@ pub(crate) fn choose(workers: &[Worker], backend: BackendKind, device: DeviceKin
     workers.iter().find(|worker| fits(worker, backend, device))
 }
 
-/// The same among those of a build.
+/// The same among those of a build; [`PRESENT`] are those that are no build in particular.
 pub(crate) fn choose_build<'w>(
     workers: &'w [Worker],
     build: Option<&BuildName>,
     backend: BackendKind,
     device: DeviceKind,
 ) -> Option<&'w Worker> {
+    let build = build.filter(|build| build.as_str() != PRESENT || workers.iter().any(|worker| worker.build.is_some()));
     workers.iter().find(|worker| worker.build.as_ref() == build && fits(worker, backend, device))
 }
 
-fn fits(worker: &Worker, backend: BackendKind, device: DeviceKind) -> bool {
+pub(crate) fn fits(worker: &Worker, backend: BackendKind, device: DeviceKind) -> bool {
     worker.info.engines.iter().any(|engine| engine.backend == backend && engine.devices.contains(&device))
 }
 
 /// Programs by folder and then by name, each once even where folders are linked.
-fn programs(folders: &[PathBuf]) -> Vec<PathBuf> {
+pub(crate) fn programs(folders: &[PathBuf]) -> Vec<PathBuf> {
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     for folder in folders {
@@ -126,7 +127,7 @@ fn programs(folders: &[PathBuf]) -> Vec<PathBuf> {
     all
 }
 
-fn is_program(path: &Path) -> bool {
+pub(crate) fn is_program(path: &Path) -> bool {
     let named = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(NAME));
     named && is_executable(path)
 }
@@ -142,7 +143,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("exe"))
 }
 
-async fn probe(path: &Path, surroundings: &Surroundings, deadline: Duration) -> Result<Worker, String> {
+pub(crate) async fn probe(path: &Path, surroundings: &Surroundings, deadline: Duration) -> Result<Worker, String> {
     let output = surroundings.output(path, &["probe"], deadline, MAX_ANSWER).await.map_err(|error| describe(&error))?;
     parse(path, &output)
 }
@@ -188,12 +189,12 @@ fn last_words(what: String, ending: &Ending) -> String {
 
 #[cfg(unix)]
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tempfile::TempDir;
 
     use super::*;
 
-    const ANSWER: &str = r#"{"protocol":2,"version":"0.1.0","engines":[{"backend":"fake","version":"1","build":"b",
+    pub(crate) const ANSWER: &str = r#"{"protocol":2,"version":"0.1.0","engines":[{"backend":"fake","version":"1","build":"b",
         "devices":["cpu"]}],"simd_compiled":"avx2","simd_cpu":"avx2","optimised":true}"#;
 
     fn program(folder: &TempDir, name: &str, script: &str) {

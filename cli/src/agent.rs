@@ -1,7 +1,7 @@
 //! `regatta agent`: the service on a benchmarked machine.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,6 +63,10 @@ pub(crate) struct AgentSettings {
     /// The most that it may hold, in bytes [default: 2 GiB]
     #[arg(long, value_name = "BYTES", env = "REGATTA_AGENT_SPOOL_QUOTA")]
     spool_quota: Option<u64>,
+    /// Copies of each worker program to keep beside it, the newest, so that a night that looks slower can be measured in turns with
+    /// the build of a good one; 0 keeps none [default: 3]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=100), env = "REGATTA_AGENT_KEEP_WORKERS")]
+    keep_workers: Option<u32>,
     /// When to measure what the devices can do at most, before connecting [default: start]
     #[arg(long, value_enum, value_name = "WHEN", env = "REGATTA_AGENT_CANARY")]
     canary: Option<Canary>,
@@ -128,6 +132,7 @@ fn defaults() -> AgentSettings {
         connect: ConnectArgs { coordinator: Some(connect::DEFAULT.to_owned()), ..ConnectArgs::default() },
         name: Some(local::agent_id()),
         spool_quota: Some(AgentConfig::SPOOL_QUOTA),
+        keep_workers: u32::try_from(AgentConfig::KEEP_WORKERS.get()).ok(),
         canary: Some(Canary::Start),
         canary_seconds: Some(CANARY_SECONDS),
         telemetry: Some(true),
@@ -164,6 +169,10 @@ impl AgentSettings {
         };
         let mut config = AgentConfig::new(name, self.connect.connection()?, folders.model_root()?, spool);
         config.spool_quota = self.spool_quota.unwrap_or(config.spool_quota);
+        config.keep_workers = match self.keep_workers {
+            None => Some(AgentConfig::KEEP_WORKERS),
+            Some(count) => NonZeroUsize::new(usize::try_from(count)?),
+        };
         config.telemetry = if self.telemetry == Some(false) { None } else { self.telemetry_hz()? };
         config.cool_down = self.cool_down();
         config.worker_dirs = folders.worker_dirs();

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use regatta_agent::CanaryWhen;
+use regatta_agent::builds::{self, Kept};
+use regatta_agent::{AgentConfig, CanaryWhen};
 use regatta_core::id::RunId;
 use regatta_core::nightly::Rules;
 use regatta_core::run::RunState;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use crate::connect::RunClient;
 use crate::exit::{BadInput, Exit};
 use crate::local::{Conditions, Local};
-use crate::paths::Folders;
+use crate::paths::{self, Folders};
 use crate::signals;
 use crate::source::{self, Source, SourceArgs};
 use crate::threshold::Threshold;
@@ -62,7 +63,7 @@ pub(crate) struct GateArgs {
     #[arg(long, value_name = "PERCENT", default_value = "2")]
     threshold: Threshold,
     /// Measure the cells that are flagged again, with 10 worker processes, before judging: on this machine, or where a
-    /// coordinator's agents measured them
+    /// coordinator's agents measured them; in turns with the worker of the last good night, where that was another one
     #[arg(long)]
     confirm: bool,
     /// With --confirm: measure where it is not worth it (battery, power saving, unoptimised worker); results are marked
@@ -101,12 +102,12 @@ pub(crate) async fn run(args: GateArgs, folders: &Folders) -> anyhow::Result<Exi
 /// Judges a night in a database of this machine, and measures here what is to be measured again.
 async fn here(args: &GateArgs, path: &Path, folders: &Folders, rules: &Rules) -> anyhow::Result<Gate> {
     let night = chosen(path, args.run.as_deref()).await?;
-    let gate = judged(path, &night, rules).await?;
+    let gate = judged(path, &night, folders, rules).await?;
     if !args.confirm || gate.to_measure.is_empty() {
         return Ok(gate);
     }
     measure_again(args, path, folders, &night, &gate, rules).await?;
-    judged(path, &night, rules).await
+    judged(path, &night, folders, rules).await
 }
 
 /// Has a coordinator judge a night; its agents measure what is to be measured again.
@@ -163,8 +164,9 @@ async fn chosen(path: &Path, named: Option<&str>) -> anyhow::Result<RunRecord> {
     Ok(night)
 }
 
-/// Judges a night, and keeps what is said of it, unless a coordinator has the database: then that one keeps its own.
-async fn judged(path: &Path, night: &RunRecord, rules: &Rules) -> anyhow::Result<Gate> {
+/// Judges a night, and keeps what is said of it, unless a coordinator has the database: then that one keeps its own. A copy of the
+/// worker that measured it is kept as well, so that a later night that looks slower can be measured in turns with it.
+async fn judged(path: &Path, night: &RunRecord, folders: &Folders, rules: &Rules) -> anyhow::Result<Gate> {
     let store = match Store::open(path, Timestamp::now).await {
         Ok(store) => store,
         Err(StoreError::Locked { .. }) => {
@@ -182,6 +184,9 @@ async fn judged(path: &Path, night: &RunRecord, rules: &Rules) -> anyhow::Result
         let to_judge = store.reader().to_judge(&night.summary.id).await?;
         let judgement = to_judge.judge(rules);
         store.writer().write(to_judge.keep(&judgement)?).await?;
+        let (tonight, kept) = (to_judge.builds(), Kept::of(&paths::local_spool(path)));
+        let most = AgentConfig::KEEP_WORKERS.get();
+        builds::keep_those(&kept, &folders.worker_dirs(), most, |digest| tonight.contains(digest));
         Ok::<Gate, regatta_store::StoreError>(nights::gate(
             &night.summary.name,
             night.summary.created_at,
@@ -243,10 +248,19 @@ async fn repeat(
         new_run_id: Uuid::now_v7().to_string(),
         cell_hashes: hashes.collect::<anyhow::Result<_>>()?,
         passes: u32::try_from(rules.again).unwrap_or(u32::MAX),
+        in_turns: true,
     };
     let response = client.retry_run(rpc::request(request)).await.map_err(|status| rpc::refused(&status))?;
-    let run = response.into_inner().run_id;
-    output::note(&format!("measuring again with {} worker processes: {}, in run {run}", rules.again, cells(gate)));
+    let pb::RetryRunResponse { run_id: run, cells_of_kept_builds: in_turns, .. } = response.into_inner();
+    let turns = match in_turns {
+        0 => String::new(),
+        _ => format!(", {in_turns} of them in turns with the build of the last good night"),
+    };
+    output::note(&format!(
+        "measuring again with {} worker processes: {}{turns}, in run {run}",
+        rules.again,
+        cells(gate)
+    ));
     watch::follow(client.clone(), &run, Screen::new(false, Place::Stderr), interrupted).await
 }
 

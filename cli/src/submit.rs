@@ -158,7 +158,7 @@ pub(crate) async fn retry(args: RetryArgs) -> anyhow::Result<Exit> {
         ..pb::RetryRunRequest::default()
     };
     let response = client.retry_run(rpc::request(request)).await.map_err(|status| rpc::refused(&status))?;
-    let pb::RetryRunResponse { run_id: run, cells } = response.into_inner();
+    let pb::RetryRunResponse { run_id: run, cells, .. } = response.into_inner();
     let event = json!({ "event": "submitted", "run": run, "retry_of": of, "cells": cells });
     follow_up(client, Submitted { run, event }, args.watch, args.json).await
 }

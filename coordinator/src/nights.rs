@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::actor::{Event, Handle, Submission};
 use crate::notice::{self, JudgedNight};
-use crate::runs;
+use crate::runs::{self, Repeat};
 use crate::server::Config;
 
 /// A firing that is later than this is missed.
@@ -249,8 +249,8 @@ impl Nights {
         let passes = u32::try_from(Rules::default().again).unwrap_or(u32::MAX);
         let submitted = async {
             let id = run_id((self.clock)(), run.as_str())?;
-            let which = cells.iter().copied().collect();
-            let again = runs::repetition(&self.reader, run.as_str(), id.clone(), &which, passes).await;
+            let repeat = Repeat { which: cells.iter().copied().collect(), passes, in_turns: true };
+            let again = runs::repetition(&self.reader, run.as_str(), id.clone(), &repeat).await;
             let again = again.map_err(|error| Status::internal(error.to_string()))??;
             self.actor.ask(|reply| Event::Retry { run: Box::new(again), reply }).await?;
             Ok::<RunId, Status>(id)

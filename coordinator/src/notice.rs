@@ -251,6 +251,7 @@ mod tests {
             least: 0.02,
             change_point: None,
             confirmation: None,
+            in_turns: None,
         };
         Verdict { finding, evidence: Some(evidence) }
     }

@@ -1,20 +1,22 @@
 //! Runs for people and programs: each call parses, asks the actor or the database, and answers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use regatta_core::cell::CellHash;
+use regatta_core::cell::{Cell, CellHash};
 use regatta_core::digest::Digest;
-use regatta_core::id::{RunId, TrialId, is_unprintable};
+use regatta_core::id::{AgentId, BuildName, RunId, TrialId, is_unprintable};
+use regatta_core::matrix::Matrix;
 use regatta_core::nightly::Rules;
 use regatta_core::policy::Passes;
 use regatta_core::run::RunState;
 use regatta_core::scenario::{self, ScenarioBundle};
+use regatta_core::worker::{KEPT_WORKERS, PRESENT, kept_build};
 use regatta_proto::convert::{self, WireError};
 use regatta_proto::pb;
 use regatta_proto::pb::run_service_server::RunService;
 use regatta_store::{
     AgentRecord, Answer, AnswerVerdicts, CellRecord, EventRecord, ExcludeNight, NewRun, Reader, RunRecord, RunSummary,
-    Service, Store, StoreError, TrialRecord, Writer,
+    Service, Store, StoreError, ToJudge, TrialRecord, Writer,
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -89,21 +91,32 @@ pub(crate) fn at_work(trials: Vec<TrialRecord>) -> HashSet<TrialId> {
     held.map(|trial| trial.id).collect()
 }
 
-/// The run of that `id` that repeats these cells of another one, or, without any, those that it has left undone.
+/// How cells are measured again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Repeat {
+    /// These cells; those that were left undone without any.
+    pub(crate) which: HashSet<CellHash>,
+    /// By so many worker processes; as many as the run's policy says where it is 0.
+    pub(crate) passes: u32,
+    /// In turns with the build of the last good night, where that is another one and was kept.
+    pub(crate) in_turns: bool,
+}
+
+/// The run of that `id` that repeats cells of another one.
 pub(crate) async fn repetition(
     reader: &Reader,
     of: &str,
     id: RunId,
-    which: &HashSet<CellHash>,
-    passes: u32,
+    repeat: &Repeat,
 ) -> Result<Result<NewRun, Status>, StoreError> {
+    let Repeat { which, passes, in_turns } = repeat;
     let RunRecord { summary, mut bundle, mut policy } = reader.run(of).await?;
     let of = summary.id;
     if summary.state == RunState::Active {
         let text = format!("run '{of}' has not ended: wait for it, or cancel it");
         return Ok(Err(Status::failed_precondition(text)));
     }
-    let matrix = if which.is_empty() { reader.undone(&of).await? } else { reader.again(&of, which).await? };
+    let mut matrix = if which.is_empty() { reader.undone(&of).await? } else { reader.again(&of, which).await? };
     if matrix.cells.is_empty() {
         let text = if which.is_empty() {
             format!("every cell of run '{of}' that was tried ended ok: there is nothing to repeat")
@@ -112,13 +125,43 @@ pub(crate) async fn repetition(
         };
         return Ok(Err(Status::failed_precondition(text)));
     }
-    if passes > 0 {
-        policy.passes = Passes::fixed(passes);
+    if *in_turns && bundle.builds.is_empty() {
+        let good = GoodBuilds::find(reader, &of).await?;
+        matrix = matrix.in_turns(|cell| good.of(cell));
+    }
+    if *passes > 0 {
+        policy.passes = Passes::fixed(*passes);
         bundle.passes = Some(policy.passes);
     }
     let (name, priority, retry_of) = (summary.name, summary.priority, Some(of.clone()));
     let devices = reader.run_devices(&of).await?;
     Ok(Ok(NewRun { id, name, bundle, policy, matrix, devices, priority, retry_of }))
+}
+
+/// Builds of the worker that measured the last good nights, as far as agents have kept them.
+struct GoodBuilds {
+    night: ToJudge,
+    kept: HashMap<AgentId, String>,
+}
+
+impl GoodBuilds {
+    async fn find(reader: &Reader, run: &RunId) -> Result<Self, StoreError> {
+        let kept = |agent: AgentRecord| Some((agent.id, agent.host.get(KEPT_WORKERS)?.clone()));
+        let kept = reader.agents().await?.into_iter().filter_map(kept).collect();
+        Ok(Self { night: reader.to_judge(run).await?, kept })
+    }
+
+    fn of(&self, cell: &Cell) -> Option<BuildName> {
+        let build = kept_build(&self.night.last_good_build(cell)?);
+        let mut kept = self.kept.get(&cell.agent)?.split(' ');
+        kept.any(|name| name == build.as_str()).then_some(build)
+    }
+}
+
+/// Cells that a kept build measures.
+fn of_kept_builds(matrix: &Matrix) -> usize {
+    let is_kept = |build: &BuildName| build.as_str() != PRESENT;
+    matrix.cells.iter().filter(|planned| planned.cell.build.as_ref().is_some_and(is_kept)).count()
 }
 
 /// How a run goes on, if it does.
@@ -233,7 +276,7 @@ impl RunService for Runs {
     }
 
     async fn retry_run(&self, request: Request<pb::RetryRunRequest>) -> Result<Response<pb::RetryRunResponse>, Status> {
-        let pb::RetryRunRequest { run_id, new_run_id, cell_hashes, passes } = request.into_inner();
+        let pb::RetryRunRequest { run_id, new_run_id, cell_hashes, passes, in_turns } = request.into_inner();
         let id = if new_run_id.is_empty() { uuid::Uuid::now_v7().to_string() } else { new_run_id };
         let id: RunId = convert::parse("new_run_id", &id).map_err(|error| invalid(&error))?;
         let which = cell_hashes.iter().map(|hash| Digest::try_from(hash.as_slice()).map(CellHash));
@@ -243,12 +286,14 @@ impl RunService for Runs {
         if passes > MAX_PASSES {
             return Err(Status::invalid_argument(format!("passes is {passes}, and may be {MAX_PASSES} at most")));
         }
-        let run = repetition(&self.reader, &run_id, id.clone(), &which, passes)
-            .await
-            .map_err(|error| wire::status(&error))??;
-        let cells = u32::try_from(run.matrix.cells.len()).unwrap_or(u32::MAX);
+        let repeat = Repeat { which, passes, in_turns };
+        let run =
+            repetition(&self.reader, &run_id, id.clone(), &repeat).await.map_err(|error| wire::status(&error))??;
+        let count = |cells: usize| u32::try_from(cells).unwrap_or(u32::MAX);
+        let cells = count(run.matrix.cells.len());
+        let cells_of_kept_builds = if in_turns { count(of_kept_builds(&run.matrix)) } else { 0 };
         self.actor.ask(|reply| Event::Retry { run: Box::new(run), reply }).await?;
-        Ok(Response::new(pb::RetryRunResponse { run_id: id.to_string(), cells }))
+        Ok(Response::new(pb::RetryRunResponse { run_id: id.to_string(), cells, cells_of_kept_builds }))
     }
 
     async fn judge_run(&self, request: Request<pb::JudgeRunRequest>) -> Result<Response<pb::JudgeRunResponse>, Status> {

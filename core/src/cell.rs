@@ -75,6 +75,11 @@ impl Cell {
 }
 
 impl CellHash {
+    /// The hash of this cell as one that a build measures in turns with another one.
+    pub(crate) fn of_build(&self, build: &BuildName) -> Self {
+        Self(Digest::of(format!("{}|build {build}", self.0).as_bytes()))
+    }
+
     /// The hash of the cell with this [`hash_prefix`] and this workload digest. Cells of one trial share the prefix.
     pub(crate) fn of(prefix: &str, workload: &str) -> Self {
         let mut text = String::with_capacity(prefix.len() + workload.len());

@@ -51,6 +51,8 @@ pub const HUGE_PAGES: &str = "huge_pages";
 pub const ENVIRONMENT_WITHHELD: &str = "environment_withheld";
 /// Version of the worker program.
 pub const WORKER: &str = "worker";
+/// Hash of the worker program's file.
+pub const WORKER_BUILD: &str = "worker_build";
 /// SIMD level that it was compiled for.
 pub const WORKER_SIMD: &str = "worker_simd";
 /// The engine's version, build and settings, threads among them.

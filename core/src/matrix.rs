@@ -17,6 +17,7 @@ use crate::model::Model;
 use crate::policy::Policy;
 use crate::preflight;
 use crate::scenario::{DeviceSelector, Scenario};
+use crate::worker::PRESENT;
 use crate::workload::Workload;
 
 /// A scenario unfolded over devices.
@@ -258,6 +259,35 @@ impl Matrix {
             self.trials.push(PlannedTrial { agent, device, backend, artifact, cells, pool, group, work });
         }
         self.cells.append(&mut skipped);
+    }
+}
+
+impl Matrix {
+    /// The same with the cells of those trials measured in turns for which `base` names a build of the worker: by that one and by
+    /// the one that is [`PRESENT`]. Replicas stay as they are: what they share can't be measured in turns. Cells that no trial has
+    /// are left out.
+    #[must_use]
+    pub fn in_turns(self, base: impl Fn(&Cell) -> Option<BuildName>) -> Self {
+        let mut matrix = Self { cells: Vec::with_capacity(2 * self.cells.len()), trials: Vec::new() };
+        let present: Option<BuildName> = PRESENT.parse().ok();
+        for (position, trial) in self.trials.into_iter().enumerate() {
+            let cells = &self.cells[trial.cells.clone()];
+            let base = cells.iter().filter(|_| trial.group.is_none()).find_map(|planned| base(&planned.cell));
+            let builds: Vec<Option<BuildName>> = match base {
+                Some(base) => vec![Some(base), present.clone()],
+                None => vec![None],
+            };
+            let start = matrix.cells.len();
+            for (planned, build) in cells.iter().flat_map(|planned| builds.iter().map(move |build| (planned, build))) {
+                let hash = build.as_ref().map_or(planned.hash, |build| planned.hash.of_build(build));
+                let cell = Cell { build: build.clone(), ..planned.cell.clone() };
+                matrix.cells.push(PlannedCell { cell, hash, plan: CellPlan::Run { trial: position } });
+            }
+            // Twice the cells are other work, of which nothing is known.
+            let work = trial.work.filter(|_| builds.len() == 1);
+            matrix.trials.push(PlannedTrial { cells: start..matrix.cells.len(), work, ..trial });
+        }
+        matrix
     }
 }
 

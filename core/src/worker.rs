@@ -4,9 +4,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendKind;
 use crate::device::{DeviceId, DeviceKind};
+use crate::digest::Digest;
+use crate::id::BuildName;
 
 /// Version of the frames that agent and worker exchange. Both sides must agree.
 pub const WORKER_PROTOCOL: u32 = 2;
+
+/// The build of the worker program that an agent has now, beside one that it has kept, where both are measured in turns.
+pub const PRESENT: &str = "present";
+
+/// The fact about a host that names the worker programs which its agent has kept, separated by spaces.
+pub const KEPT_WORKERS: &str = "kept_workers";
+
+/// The name under which an agent keeps the worker program with this hash.
+pub fn kept_build(digest: &Digest) -> BuildName {
+    let name = format!("kept-{}", &digest.to_string()[..16]);
+    name.parse().unwrap_or_else(|_| unreachable!("hexadecimal digits are a name"))
+}
 
 /// SIMD levels of x86-64 and AArch64, from lowest to highest; compared only within one processor family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -247,7 +247,7 @@ impl Shared {
     /// The thread's work.
     fn record(&self, sources: &mut [Reader], period: Duration) {
         let mut next = Instant::now();
-        while let Some(asked) = self.wait(next) {
+        while let Some(asked) = self.wait(&mut next, period) {
             let workers = self.lock().workers.clone();
             let (at, mut snapshot) = (self.now(), Snapshot { asked: !asked.is_empty(), ..Snapshot::default() });
             for source in &mut *sources {
@@ -263,15 +263,13 @@ impl Shared {
             for told in asked {
                 let _ = told.send(());
             }
-            let now = Instant::now();
-            while next <= now {
-                next += period;
-            }
+            pass_by(&mut next, period);
         }
     }
 
-    /// Waits for the next reading's time, or for somebody who asks for one now. `None` at the end.
-    fn wait(&self, next: Instant) -> Option<Vec<oneshot::Sender<()>>> {
+    /// Waits for the next reading's time, or for somebody who asks for one now. `None` at the end. Times that pass while nobody
+    /// watches are not made up for.
+    fn wait(&self, next: &mut Instant, period: Duration) -> Option<Vec<oneshot::Sender<()>>> {
         let mut state = self.lock();
         loop {
             if state.is_over {
@@ -281,12 +279,21 @@ impl Shared {
             if !state.asked.is_empty() || (state.watches > 0 && left.is_zero()) {
                 return Some(std::mem::take(&mut state.asked));
             }
-            state = if state.watches == 0 {
-                self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
+            if state.watches == 0 {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                pass_by(next, period);
             } else {
-                self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-            };
+                state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
+    }
+}
+
+/// Moves the next reading's time on until it is to come.
+fn pass_by(next: &mut Instant, period: Duration) {
+    let now = Instant::now();
+    while *next <= now {
+        *next += period;
     }
 }
 

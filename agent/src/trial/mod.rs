@@ -13,6 +13,7 @@ mod pass;
 mod verdict;
 pub(crate) mod weights;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
@@ -21,8 +22,9 @@ use prost::Message;
 use regatta_core::artifact::Weights;
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::{CellHash, Outcome};
+use regatta_core::device::DeviceKind;
 use regatta_core::failure::FailureKind;
-use regatta_core::fingerprint::Fingerprint;
+use regatta_core::fingerprint::{Fingerprint, WORKER_BUILD};
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::BuildName;
 use regatta_core::quality::{self, Quality};
@@ -40,6 +42,7 @@ use self::pass::{Pass, Phase, Step};
 use self::verdict::Cut;
 use self::weights::{Ready, Store};
 use crate::barriers::{Barriers, Waiting, Word};
+use crate::builds::Builds;
 use crate::config::Timing;
 use crate::cooling::{Cooling, Hot};
 use crate::fingerprint::{self, Machine};
@@ -74,6 +77,7 @@ pub(crate) enum End {
 /// What every trial needs.
 pub(crate) struct Context {
     pub(crate) workers: Vec<Worker>,
+    pub(crate) builds: Builds,
     pub(crate) store: Store,
     pub(crate) surroundings: Surroundings,
     pub(crate) spool: SpoolHandle,
@@ -87,6 +91,25 @@ pub(crate) struct Context {
     /// For live views. Full means that nobody looks: what doesn't fit is dropped.
     pub(crate) progress: mpsc::Sender<pb::Progress>,
     pub(crate) timing: Timing,
+}
+
+impl Context {
+    /// The worker program of a build for an engine and a kind of device, under the build's name: one that is here, or a copy that
+    /// was kept.
+    async fn worker(
+        &self,
+        build: Option<&BuildName>,
+        backend: BackendKind,
+        device: DeviceKind,
+    ) -> Option<Cow<'_, Worker>> {
+        if let Some(worker) = workers::choose_build(&self.workers, build, backend, device) {
+            let is_named = worker.build.as_ref() == build;
+            let named = || Worker { build: build.cloned(), ..worker.clone() };
+            return Some(if is_named { Cow::Borrowed(worker) } else { Cow::Owned(named()) });
+        }
+        let kept = self.builds.kept(build?, &self.surroundings, self.timing.probe).await?;
+        workers::fits(&kept, backend, device).then_some(Cow::Owned(kept))
+    }
 }
 
 /// Measures a trial. `stop` may change at any time.
@@ -228,8 +251,8 @@ impl Run<'_> {
                 Stop::Leave | Stop::Kill => return Err(Released::by(stop)),
             }
             let (build, backend, device) = (self.course.build(), self.trial.backend, self.trial.device.kind);
-            let end = match workers::choose_build(&context.workers, build.as_ref(), backend, device) {
-                Some(worker) => self.pass(worker, ready).await?,
+            let end = match context.worker(build.as_ref(), backend, device).await {
+                Some(worker) => self.pass(&worker, ready).await?,
                 None => PassEnd::Broken { loading: true, outcome: self.no_worker(build.as_ref()) },
             };
             match end {
@@ -492,6 +515,8 @@ impl Run<'_> {
             return Ok(());
         }
         let fingerprint = fingerprint::with_worker(self.machine.clone(), &worker.info, &loaded.engine, &ready.digest);
+        let hash = self.context.builds.hash(&worker.path).await;
+        let fingerprint = fingerprint.with(WORKER_BUILD, hash.map(|hash| hash.to_string()));
         let facts = pb::WorkerFacts {
             worker: worker.json.clone(),
             engine: loaded.engine,

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
+use crate::builds::Kept;
 use crate::cooling::Cooling;
 use crate::fingerprint::Machine;
 use crate::spool::Spool;
@@ -99,6 +100,7 @@ impl Scripted {
         let spool = Spool::open(&self.path("spool"), self.quota).unwrap();
         Arc::new(Context {
             workers: vec![self.worker()],
+            builds: Builds::new(Kept::of(&self.path("spool"))),
             store: Store {
                 library: Library::open(&self.path("models")).unwrap(),
                 models: self.path("models.toml"),

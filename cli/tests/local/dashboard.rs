@@ -34,9 +34,10 @@ impl Drop for Service {
     }
 }
 
-/// Two trials: the second one begins when the device has cooled down, which the test decides.
+/// Two trials: the second one begins when the device has cooled down, which the test decides. The first one lasts for some seconds:
+/// until it is over the browser has to have seen it.
 fn scenario(home: &Home) -> PathBuf {
-    let path = home.scenario(&["chat", "long-prompt", "fault-exit"], 25, "60s");
+    let path = home.scenario(&["chat", "long-prompt", "fault-exit"], 100, "60s");
     let text = std::fs::read_to_string(&path).unwrap();
     let text = text.replace("name = \"test\"", "name = \"tonight\"").replace("[\"f32\"]", "[\"f32\", \"f16\"]");
     std::fs::write(&path, text).unwrap();

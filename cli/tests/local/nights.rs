@@ -115,6 +115,46 @@ fn a_slowdown_is_measured_again_the_same_night_and_certain_in_the_next() {
     assert!(text.contains("slower by") && text.contains("expected: on purpose"), "{text}");
 }
 
+/// Nine nights of a build that is good, judged, and one of a build that is slower.
+fn a_slow_night_after_good_ones(home: &Home) {
+    for _ in 0..9 {
+        night(home, 10_000, "1");
+    }
+    let usual = confirm(home, 10_000);
+    assert_eq!((usual.status.code(), decode(&json(&usual))), (Some(0), "steady"), "{}", said(&usual));
+    night(home, 100_000, "1");
+}
+
+fn confirm(home: &Home, step_us: u32) -> Output {
+    with_worker(home, step_us, &["gate", "--no-telemetry", "--confirm", "--threshold", "30", "--json"])
+}
+
+#[test]
+fn a_build_that_is_slower_than_the_last_good_one_is_certain_the_same_night() {
+    let home = Home::new();
+    a_slow_night_after_good_ones(&home);
+    let slower = confirm(&home, 100_000);
+    assert_eq!((slower.status.code(), decode(&json(&slower))), (Some(3), "confirmed"), "{}", said(&slower));
+    let text = said(&slower);
+    assert!(text.contains("1 of them in turns with the build of the last good night"), "{text}");
+    assert!(text.contains("10 worker processes in turns with the last good build"), "{text}");
+}
+
+#[test]
+fn a_kept_build_that_was_changed_is_not_started_and_the_next_night_decides() {
+    let home = Home::new();
+    a_slow_night_after_good_ones(&home);
+    let copies: Vec<_> = std::fs::read_dir(home.path("regatta.sqlite.spool/workers")).unwrap().flatten().collect();
+    assert_eq!(copies.len(), 1);
+    let started = home.path("started");
+    let script = format!("#!/bin/sh\ntouch '{}'\n", started.display());
+    std::fs::write(copies[0].path().join("regatta-worker"), script).unwrap();
+    let slower = confirm(&home, 100_000);
+    assert_eq!((slower.status.code(), decode(&json(&slower))), (Some(0), "suspected"), "{}", said(&slower));
+    assert!(said(&slower).contains("some of these cells did not end well"), "{}", said(&slower));
+    assert!(!started.exists());
+}
+
 #[test]
 fn a_coordinator_that_has_the_database_keeps_what_it_says() {
     let home = Home::new();

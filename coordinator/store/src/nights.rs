@@ -4,17 +4,19 @@
 //! run that repeats cells of another one is no night: cells that had failed in that one have its values, and those of others
 //! confirm what was flagged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use regatta_core::cell::{Cell, CellHash, Outcome};
-use regatta_core::fingerprint::Fingerprint;
+use regatta_core::digest::Digest;
+use regatta_core::fingerprint::{Fingerprint, WORKER_BUILD};
 use regatta_core::id::{AgentId, RunId};
 use regatta_core::nightly::{
-    Again, Direction, Finding, Judgement, Metric, Night, Rules, Said, Series, Standing, judge, processes,
+    Again, Direction, Finding, Judgement, Metric, Night, Rules, Said, Series, Standing, judge, pairs, processes,
 };
 use regatta_core::policy::Policy;
 use regatta_core::sample::Sample;
+use regatta_core::worker::PRESENT;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::blob;
@@ -149,6 +151,60 @@ struct Measured {
     machine: String,
 }
 
+impl Measured {
+    /// The hash of the worker program that measured it.
+    fn build(&self) -> Option<&String> {
+        self.fingerprint.parts().get(WORKER_BUILD)
+    }
+
+    fn is_of(&self, history: &History) -> bool {
+        self.is_like(history.hash, &history.cell)
+    }
+
+    /// Whether it is this cell, measured by whatever build.
+    fn is_like(&self, hash: CellHash, cell: &Cell) -> bool {
+        let Self { record, .. } = self;
+        match &record.cell.build {
+            None => (record.hash, &record.cell.agent) == (hash, &cell.agent),
+            Some(_) => Cell { build: None, ..record.cell.clone() } == *cell,
+        }
+    }
+}
+
+/// What runs that repeat cells of a night measured again.
+#[derive(Default)]
+struct Repeated {
+    /// By the build that is there.
+    present: Vec<Measured>,
+    /// By one that was kept from a good night, in turns with that one.
+    kept: Vec<Measured>,
+}
+
+impl Repeated {
+    /// Takes in what one of the runs measured; later ones come later.
+    fn add(&mut self, cell: Measured) {
+        let of_present = cell.record.cell.build.as_ref().is_none_or(|build| build.as_str() == PRESENT);
+        if of_present { self.present.push(cell) } else { self.kept.push(cell) }
+    }
+
+    /// What the newest of them says of a cell, if what it measured may speak.
+    fn again(&self, history: &History) -> Option<Again> {
+        let newest = |all: &'_ [Measured]| all.iter().rposition(|cell| cell.is_of(history));
+        let present = &self.present[newest(&self.present)?];
+        let tonight = history.series.nights.last()?.fingerprint.parts().get(WORKER_BUILD);
+        // Of another build than tonight's nothing follows for tonight.
+        let in_turns = present.record.cell.build.is_some() && present.build() == tonight;
+        if let Some(kept) = newest(&self.kept).map(|at| &self.kept[at]).filter(|_| in_turns) {
+            let pairs = pairs(&kept.samples, &present.samples, present.per_pass, history.metric);
+            if !pairs.is_empty() {
+                return Some(Again::Pairs(pairs));
+            }
+        }
+        let (values, standing) = processes(&present.samples, present.per_pass, history.metric);
+        (standing == Standing::Valid && !values.is_empty()).then_some(Again::Apart(values))
+    }
+}
+
 /// A run of a series.
 struct Row {
     run: RunId,
@@ -191,13 +247,8 @@ impl Reader {
         let tonight: Vec<(CellHash, AgentId)> =
             self.cells(run).await?.into_iter().map(|cell| (cell.hash, cell.cell.agent)).collect();
         let is_of_tonight = |cell: &CellRecord| tonight.contains(&(cell.hash, cell.cell.agent.clone()));
-        let (mut histories, again) = self.histories(&nights, is_of_tonight).await?;
+        let (mut histories, repeated) = self.histories(&nights, is_of_tonight).await?;
         let is_judged = |history: &History| history.series.nights.last().is_some_and(|night| night.run == *run);
-        let again = |history: &History| {
-            let measured = again.get(&(history.hash, history.cell.agent.clone()))?;
-            let (values, standing) = processes(&measured.samples, measured.per_pass, history.metric);
-            (standing == Standing::Valid && !values.is_empty()).then_some(Again::Apart(values))
-        };
         histories.retain(is_judged);
         // What was said of this night before must not be what it is judged by; what a person expects is.
         for history in &mut histories {
@@ -208,7 +259,8 @@ impl Reader {
                 tonight.said = Said::Nothing;
             }
         }
-        let again = histories.iter().enumerate().filter_map(|(at, history)| Some((at, again(history)?))).collect();
+        let again = |(at, history)| Some((at, repeated.again(history)?));
+        let again = histories.iter().enumerate().filter_map(again).collect();
         Ok(ToJudge { run: run.clone(), histories, again })
     }
 
@@ -256,22 +308,21 @@ impl Reader {
         &self,
         nights: &[Row],
         wanted: impl Fn(&CellRecord) -> bool,
-    ) -> Result<(Vec<History>, HashMap<(CellHash, AgentId), Measured>), StoreError> {
+    ) -> Result<(Vec<History>, Repeated), StoreError> {
         let mut histories: Vec<History> = Vec::new();
-        let mut again = HashMap::new();
+        let mut all = Repeated::default();
         for night in nights {
             let mut said = self.verdicts(&night.run).await?;
             let mut measured = self.measured(night, &wanted).await?;
-            again = HashMap::new();
+            all = Repeated::default();
             for repeated in self.repeated(&night.run).await? {
-                for cell in self.measured(&repeated, &wanted).await? {
-                    let key = (cell.record.hash, cell.record.cell.agent.clone());
-                    let first = measured
-                        .iter_mut()
-                        .find(|first| first.record.hash == key.0 && first.record.cell.agent == key.1);
-                    match first {
-                        Some(failed) if failed.samples.is_empty() => *failed = cell,
-                        _ => _ = again.insert(key, cell),
+                // Cells that builds measured in turns have hashes of their own.
+                let wanted = |cell: &CellRecord| cell.cell.build.is_some() || wanted(cell);
+                for cell in self.measured(&repeated, wanted).await? {
+                    let alike = |first: &&mut Measured| cell.is_like(first.record.hash, &first.record.cell);
+                    match measured.iter_mut().find(alike) {
+                        Some(failed) if failed.samples.is_empty() && cell.record.cell.build.is_none() => *failed = cell,
+                        _ => all.add(cell),
                     }
                 }
             }
@@ -284,7 +335,7 @@ impl Reader {
         }
         // A metric that a workload does not have.
         histories.retain(|history| history.series.nights.iter().any(|night| !night.values.is_empty()));
-        Ok((histories, again))
+        Ok((histories, all))
     }
 
     /// Runs that repeat cells of this one and have ended.
@@ -318,9 +369,10 @@ impl Reader {
         let workers = self.worker_facts(&night.run).await?;
         let hosts = self.run_devices(&night.run).await?;
         let measured = |record: CellRecord| {
-            let worker = workers
-                .iter()
-                .find(|worker| (Some(&worker.trial), Some(worker.epoch)) == (record.trial.as_ref(), record.epoch));
+            let worker = workers.iter().find(|worker| {
+                let of_trial = (Some(&worker.trial), Some(worker.epoch)) == (record.trial.as_ref(), record.epoch);
+                of_trial && worker.facts.build == record.cell.build
+            });
             let agent = &record.cell.agent;
             let host = hosts.iter().find(|of| of.device.agent == *agent).and_then(|of| of.host.get("hostname"));
             Measured {
@@ -380,6 +432,19 @@ fn add(histories: &mut Vec<History>, cell: &Measured, metric: Metric, of: &Row, 
 }
 
 impl ToJudge {
+    /// The builds of the worker that measured tonight, by their hashes.
+    pub fn builds(&self) -> BTreeSet<Digest> {
+        let tonight = self.histories.iter().filter_map(|history| history.series.nights.last());
+        tonight.filter_map(build_of).collect()
+    }
+
+    /// The build of the worker that measured the last good night of a cell, where it is another one than tonight's.
+    pub fn last_good_build(&self, cell: &Cell) -> Option<Digest> {
+        let history = self.histories.iter().find(|history| history.cell == *cell)?;
+        let tonight = history.series.nights.last().and_then(build_of);
+        history.series.last_good().and_then(build_of).filter(|good| tonight.is_some_and(|tonight| tonight != *good))
+    }
+
     /// Judges it.
     pub fn judge(&self, rules: &Rules) -> Judgement {
         let series: Vec<Series> = self.histories.iter().map(|history| history.series.clone()).collect();
@@ -412,6 +477,11 @@ impl ToJudge {
         let events = judgement.events.iter().map(event).collect::<Result<_, StoreError>>()?;
         Ok(KeepVerdicts { run: self.run.clone(), verdicts, events })
     }
+}
+
+/// The build of the worker that measured a night.
+fn build_of(night: &Night) -> Option<Digest> {
+    night.fingerprint.parts().get(WORKER_BUILD)?.parse().ok()
 }
 
 impl VerdictRecord {

@@ -232,6 +232,7 @@ async fn named_cells_are_measured_again_however_they_ended() {
         new_run_id: "run-b".to_owned(),
         cell_hashes,
         passes,
+        in_turns: false,
     };
     let mut people = server.people().await;
     let one = trial.cells[0].cell_hash.clone();

@@ -397,6 +397,33 @@ fn builds_have_cells_of_their_own_and_share_a_trial() {
 }
 
 #[test]
+fn trials_of_which_a_build_was_kept_are_measured_in_turns_and_others_as_they_were() {
+    let devices = [device("a", "cpu", &BOTH), device("b", "cpu", &BOTH)];
+    let one = expand(&scenario(&["all"]), &devices);
+    let kept: BuildName = "kept-1".parse().unwrap();
+    let turns = one.clone().in_turns(|cell| (cell.agent.as_str() == "a").then(|| kept.clone()));
+    assert_eq!(turns.trials.len(), one.trials.len());
+    for (position, (before, trial)) in one.trials.iter().zip(&turns.trials).enumerate() {
+        let (before, cells) = (&one.cells[before.cells.clone()], &turns.cells[trial.cells.clone()]);
+        assert!(cells.iter().all(|cell| cell.plan == CellPlan::Run { trial: position }));
+        if trial.agent.as_str() == "b" {
+            assert_eq!(before, cells);
+            continue;
+        }
+        let builds: Vec<_> = cells.iter().map(|cell| cell.cell.build.as_ref().unwrap().as_str()).collect();
+        assert_eq!(builds, ["kept-1", PRESENT].repeat(before.len()));
+        for (cell, of) in cells.iter().zip(before.iter().flat_map(|cell| [cell, cell])) {
+            assert_eq!(Cell { build: None, ..cell.cell.clone() }, of.cell);
+        }
+        assert_eq!(trial.work, None);
+    }
+    let hashes: BTreeSet<_> = one.cells.iter().chain(&turns.cells).map(|planned| planned.hash).collect();
+    let of_b = one.cells.iter().filter(|cell| cell.cell.agent.as_str() == "b").count();
+    assert_eq!(hashes.len(), one.cells.len() + turns.cells.len() - of_b, "each build has hashes of its own");
+    assert_eq!(one.clone().in_turns(|_| None), one);
+}
+
+#[test]
 fn hashes_are_those_of_the_cells() {
     let matrix = expand(&scenario(&["all"]), &[device("a", "cpu", &BOTH)]);
     assert!(matrix.cells.iter().all(|planned| planned.hash == planned.cell.hash()));

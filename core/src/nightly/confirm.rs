@@ -52,17 +52,24 @@ impl Confirmation {
     }
 }
 
-/// Tests what is open; `None` without enough values that may speak. `q` is still `p`.
-pub(super) fn test(series: &Series, open: &Open, again: Option<&Again>) -> Option<Confirmation> {
-    if let Some(Again::Pairs(pairs)) = again {
-        let logs: Vec<f64> = pairs.iter().map(|(base, candidate)| (candidate / base).ln()).collect();
-        return confirmation(Samples::Pairs(pairs), [pairs.len(); 2], signed_rank(&logs).two_sided());
-    }
-    let tonight = series.nights.last().filter(|_| open.tonight_speaks).map_or(&[][..], |night: &Night| &night.values);
-    let again = match again {
-        Some(Again::Apart(values)) => values.as_slice(),
-        _ => &[],
+/// Tests what is open; nothing without enough values that may speak. `q` is still `p`. Pairs come first: what they don't show the
+/// build has not done, but the machine may have, and of that the same values speak when they are held against other nights.
+pub(super) fn tests(series: &Series, open: &Open, again: Option<&Again>) -> Vec<Confirmation> {
+    let (turns, again): (Option<Confirmation>, Vec<f64>) = match again {
+        Some(Again::Pairs(pairs)) => (in_turns(pairs), pairs.iter().map(|(_, candidate)| *candidate).collect()),
+        Some(Again::Apart(values)) => (None, values.clone()),
+        None => (None, Vec::new()),
     };
+    turns.into_iter().chain(apart(series, open, &again)).collect()
+}
+
+fn in_turns(pairs: &[(f64, f64)]) -> Option<Confirmation> {
+    let logs: Vec<f64> = pairs.iter().map(|(base, candidate)| (candidate / base).ln()).collect();
+    confirmation(Samples::Pairs(pairs), [pairs.len(); 2], signed_rank(&logs).two_sided())
+}
+
+fn apart(series: &Series, open: &Open, again: &[f64]) -> Option<Confirmation> {
+    let tonight = series.nights.last().filter(|_| open.tonight_speaks).map_or(&[][..], |night: &Night| &night.values);
     let candidate: Vec<f64> = tonight.iter().chain(again).copied().collect();
     let recent = &open.base[open.base.len().saturating_sub(BASE_NIGHTS)..];
     let base: Vec<f64> = recent.iter().flat_map(|&at| series.nights[at].values.iter().copied()).collect();

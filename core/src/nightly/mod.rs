@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use self::confirm::{Again, Confirmation};
 pub use self::machine::MachineEvent;
 pub use self::segments::{Segment, segments};
-pub use self::values::{Metric, processes};
+pub use self::values::{Metric, pairs, processes};
 use crate::fingerprint::{Difference, Fingerprint};
 use crate::id::RunId;
 use crate::ranks;
@@ -244,6 +244,9 @@ pub struct Evidence {
     pub change_point: Option<ChangePoint>,
     /// What confirming it gave.
     pub confirmation: Option<Confirmation>,
+    /// What measuring in turns with the last good build gave, where that did not decide.
+    #[serde(default)]
+    pub in_turns: Option<Confirmation>,
 }
 
 /// A change of level in the past.
@@ -299,20 +302,27 @@ fn confirm_all(
     again: &BTreeMap<usize, Again>,
     rules: &Rules,
 ) {
-    let mut tested: Vec<(usize, screen::Open, Confirmation)> = Vec::new();
-    for (at, open) in open {
-        match confirm::test(&series[at], &open, again.get(&at)) {
-            Some(test) => tested.push((at, open, test)),
-            None => verdicts[at].finding = open.untested(),
-        }
+    let tests = |(at, open): (usize, screen::Open)| {
+        let tests = confirm::tests(&series[at], &open, again.get(&at));
+        (at, open, tests)
+    };
+    let mut tested: Vec<(usize, screen::Open, Vec<Confirmation>)> = open.into_iter().map(tests).collect();
+    let q = adjusted(&tested.iter().flat_map(|(_, _, tests)| tests).map(|test| test.p).collect::<Vec<f64>>());
+    for (test, q) in tested.iter_mut().flat_map(|(_, _, tests)| tests).zip(q) {
+        test.q = q;
     }
-    let q = adjusted(&tested.iter().map(|(_, _, test)| test.p).collect::<Vec<f64>>());
-    for ((at, open, test), q) in tested.into_iter().zip(q) {
-        let test = Confirmation { q, ..test };
+    for (at, open, tests) in tested {
         let Verdict { finding, evidence } = &mut verdicts[at];
-        *finding = open.finding(&series[at], &test, rules);
+        let holds = |test: &&Confirmation| open.is_held(test, &series[at], rules);
+        // Where nothing holds, the nights have the last word.
+        let Some(decides) = tests.iter().find(holds).or(tests.last()).copied() else {
+            *finding = open.untested();
+            continue;
+        };
+        *finding = open.finding(&series[at], &decides, rules);
         if let Some(evidence) = evidence {
-            evidence.confirmation = Some(test);
+            evidence.confirmation = Some(decides);
+            evidence.in_turns = tests.into_iter().find(|test| test.paired && !decides.paired);
         }
     }
 }
@@ -335,6 +345,16 @@ impl Judgement {
         let mut all: Vec<usize> = alone.chain(few).collect();
         all.sort_unstable();
         all
+    }
+}
+
+impl Series {
+    /// The last night before tonight, in the same circumstances, that counts and of which nothing was suspected.
+    pub fn last_good(&self) -> Option<&Night> {
+        let (_, before) = self.nights.split_last()?;
+        let segment = segments(&self.nights).pop()?.nights;
+        let same = before.get(segment.start.min(before.len())..)?;
+        same.iter().rev().find(|night| night.counts() && !matches!(night.said, Said::Pending(_)))
     }
 }
 

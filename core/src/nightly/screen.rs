@@ -155,7 +155,9 @@ fn judge(
     let flagged = z.abs() > rules.z && change.exp_m1().abs() >= least;
     let towards = |log: f64| Direction::of(log.exp(), series.larger_is_better);
     let of_steps = rules.threshold.max(NOISE_FACTOR * usual.steps);
-    let changed = levels.last().and_then(|level| last_change(logs, level, of_steps, rules));
+    // Without tonight, which is to confirm it.
+    let before = levels.last().map(|level| level.start..tonight);
+    let changed = before.and_then(|level| last_change(logs, &level, of_steps, rules));
     let evidence = Evidence {
         tonight: value.exp(),
         level: usual.level.exp(),
@@ -170,6 +172,7 @@ fn judge(
             p: change.p,
         }),
         confirmation: None,
+        in_turns: None,
     };
     let base = || usual.base.clone();
     let open = match (changed, pending) {
@@ -203,9 +206,14 @@ impl Open {
         if self.flagged { Finding::Flagged { direction: self.direction } } else { Finding::Steady }
     }
 
-    /// What is said after the test.
+    /// Whether a test says that there is such a change.
+    pub(super) fn is_held(&self, test: &Confirmation, series: &Series, rules: &Rules) -> bool {
+        test.holds(self.direction, series.larger_is_better, self.least, rules.q)
+    }
+
+    /// What is said after the test that decides.
     pub(super) fn finding(&self, series: &Series, test: &Confirmation, rules: &Rules) -> Finding {
-        if !test.holds(self.direction, series.larger_is_better, self.least, rules.q) {
+        if !self.is_held(test, series, rules) {
             return Finding::Steady;
         }
         let direction = self.direction;
@@ -231,7 +239,7 @@ fn pending(nights: &[Night], logs: &Logs, levels: &[Range<usize>]) -> Option<(Di
     found
 }
 
-/// The last change point of a level, tonight included, and its first night.
+/// The last change point of these nights, and its first night.
 fn last_change(logs: &Logs, level: &Range<usize>, least: f64, rules: &Rules) -> Option<(usize, statistics::Change)> {
     let counting = last(&logs.counting(level.clone()), rules.reach);
     let values = logs.at(&counting);

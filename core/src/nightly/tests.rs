@@ -71,9 +71,37 @@ fn measured_again_it_is_suspected_and_in_turns_with_the_last_good_build_it_is_ce
     let pairs: Vec<(f64, f64)> = ten(80.0).into_iter().zip(ten(76.0)).collect();
     let verdict = alone(&slow, Some(Again::Pairs(pairs)));
     assert_eq!(verdict.finding, Finding::Confirmed { direction: SLOWER, since: run(20) });
+    assert!(verdict.sentence().contains("in turns with the last good build)"), "{}", verdict.sentence());
+    // Both builds are slow: it is not the build, and the next night decides.
+    let pairs: Vec<(f64, f64)> = ten(95.0).into_iter().zip(ten(95.0)).collect();
+    let verdict = alone(&slow, Some(Again::Pairs(pairs)));
+    assert_eq!(verdict.finding, Finding::Suspected { direction: SLOWER });
+    assert!(verdict.sentence().contains("+0.0 % in turns"), "{}", verdict.sentence());
+    let calm = alone(&slow, Some(Again::Pairs(ten(80.0).into_iter().zip(ten(100.0)).collect())));
+    assert_eq!(calm.finding, Finding::Steady, "the other way");
     let calm = alone(&slow, Some(Again::Apart(ten(100.0))));
     assert_eq!(calm.finding, Finding::Steady);
     assert!(calm.sentence().contains("not confirmed"), "{}", calm.sentence());
+}
+
+#[test]
+fn the_last_good_night_is_one_of_which_nothing_was_suspected_in_the_same_circumstances() {
+    let good = |series: &Series| series.last_good().map(|night| night.run.clone());
+    let mut slow = series(&steps(&[(20, 100.0), (2, 95.0)]));
+    assert_eq!(good(&slow), Some(run(20)));
+    slow.nights[20].said = Said::Pending(SLOWER);
+    assert_eq!(good(&slow), Some(run(19)));
+    slow.nights[19].standing = Standing::Suspect;
+    slow.nights[18].values.clear();
+    assert_eq!(good(&slow), Some(run(17)));
+    for night in &mut slow.nights[21..] {
+        night.fingerprint = Fingerprint::default().with(DRIVER, Some("580"));
+    }
+    for night in &mut slow.nights[..21] {
+        night.fingerprint = Fingerprint::default().with(DRIVER, Some("570"));
+    }
+    assert_eq!(good(&slow), None, "the driver is another one");
+    assert_eq!((good(&series(&[])), good(&series(&[100.0]))), (None, None));
 }
 
 #[test]

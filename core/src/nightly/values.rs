@@ -51,19 +51,34 @@ impl Metric {
 /// the night is suspect.
 pub fn processes(samples: &[Sample], per_pass: u32, metric: Metric) -> (Vec<f64>, Standing) {
     let counted = |sample: &&Sample| Quality::of(&sample.flags).counts();
-    let valid = |sample: &&Sample| Quality::of(&sample.flags) == Quality::Valid;
     let all = medians(samples.iter().filter(counted), per_pass, metric);
-    let good = medians(samples.iter().filter(valid), per_pass, metric);
-    if 2 * good.len() >= all.len() { (good, Standing::Valid) } else { (all, Standing::Suspect) }
+    let good = medians(samples.iter().filter(|sample| is_valid(sample)), per_pass, metric);
+    let (values, standing) =
+        if 2 * good.len() >= all.len() { (good, Standing::Valid) } else { (all, Standing::Suspect) };
+    (values.into_values().collect(), standing)
 }
 
-fn medians<'s>(samples: impl Iterator<Item = &'s Sample>, per_pass: u32, metric: Metric) -> Vec<f64> {
+/// The values of worker processes of two builds that were measured in turns, in pairs, as far as both were measured in
+/// surroundings that are not doubtful.
+pub fn pairs(base: &[Sample], candidate: &[Sample], per_pass: u32, metric: Metric) -> Vec<(f64, f64)> {
+    let [base, candidate] =
+        [base, candidate].map(|samples| medians(samples.iter().filter(|sample| is_valid(sample)), per_pass, metric));
+    base.iter().filter_map(|(process, base)| Some((*base, *candidate.get(process)?))).collect()
+}
+
+fn is_valid(sample: &Sample) -> bool {
+    Quality::of(&sample.flags) == Quality::Valid
+}
+
+/// The value of each worker process, by its number.
+fn medians<'s>(samples: impl Iterator<Item = &'s Sample>, per_pass: u32, metric: Metric) -> BTreeMap<u32, f64> {
     let mut processes = BTreeMap::<u32, Vec<f64>>::new();
     for sample in samples {
         let value = metric.of(&Metrics::of(sample));
         processes.entry(sample.key.repetition / per_pass.max(1)).or_default().extend(value);
     }
-    processes.into_values().filter_map(|values| ranks::median(&ranks::sorted(values))).collect()
+    let median = |(process, values)| Some((process, ranks::median(&ranks::sorted(values))?));
+    processes.into_iter().filter_map(median).collect()
 }
 
 #[cfg(test)]
@@ -91,6 +106,20 @@ mod tests {
         // 75 and 37.5 tokens per second.
         assert_eq!((values, standing), (vec![56.25; 3], Standing::Valid));
         assert_eq!(processes(&[], 2, Metric::Decode), (vec![], Standing::Valid));
+    }
+
+    #[test]
+    fn pairs_are_of_the_same_pass_and_of_good_surroundings_only() {
+        let (base, mut candidate) = (samples(), samples());
+        for sample in candidate.iter_mut().filter(|sample| sample.key.repetition >= 4) {
+            sample.times.tokens.iter_mut().for_each(|time| *time *= 2);
+        }
+        assert_eq!(pairs(&base, &candidate, 2, Metric::Decode), [(56.25, 56.25), (56.25, 56.25), (56.25, 28.125)]);
+        for sample in candidate.iter_mut().take(2) {
+            sample.flags.insert(Flag::BusyHost);
+        }
+        assert_eq!(pairs(&base, &candidate, 2, Metric::Decode), [(56.25, 56.25), (56.25, 28.125)]);
+        assert_eq!(pairs(&base, &[], 2, Metric::Decode), []);
     }
 
     #[test]

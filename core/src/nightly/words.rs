@@ -22,7 +22,8 @@ impl Verdict {
             Finding::Suspected { direction } => {
                 let again = evidence.and_then(|e| e.confirmation.as_ref());
                 let again = again.map_or_else(String::new, |again| measured(again, *direction));
-                format!("{again}, measured again the same night: the next night decides")
+                let turns = evidence.and_then(|e| e.in_turns.as_ref()).map_or_else(String::new, in_turns);
+                format!("{again}, measured again the same night{turns}: the next night decides")
             }
             Finding::Confirmed { direction, since } => {
                 let said = evidence.map_or_else(String::new, |evidence| confirmed(evidence, *direction));
@@ -56,10 +57,16 @@ fn steady(evidence: &Evidence) -> String {
     match &evidence.confirmation {
         Some(again) => {
             let change = 100.0 * (again.ratio - 1.0);
-            format!("{usual}; not confirmed: {change:+.1} % in {} worker processes", again.processes)
+            let turns = evidence.in_turns.as_ref().map_or_else(String::new, in_turns);
+            format!("{usual}; not confirmed: {change:+.1} % in {} worker processes{turns}", again.processes)
         }
         None => format!("{usual}, where up to {:.1} % is usual", 100.0 * evidence.least),
     }
+}
+
+/// Where turns with the last good build showed nothing, and other nights decide.
+fn in_turns(turns: &Confirmation) -> String {
+    format!(", {:+.1} % in turns with the last good build", 100.0 * (turns.ratio - 1.0))
 }
 
 fn screened(evidence: &Evidence, direction: Direction) -> String {
@@ -71,10 +78,14 @@ fn screened(evidence: &Evidence, direction: Direction) -> String {
 fn measured(again: &Confirmation, direction: Direction) -> String {
     let Confirmation { base, processes, interval, .. } = again;
     let percent = |ratio: f64| 100.0 * (ratio - 1.0);
-    let how = if again.paired { "in turns with" } else { "against" };
     let size = by(again.ratio - 1.0, direction);
     let (low, high) = (percent(interval.low), percent(interval.high));
-    format!("{size} ({low:+.1} to {high:+.1} %; {processes} worker processes {how} {base})")
+    let how = if again.paired {
+        format!("{processes} worker processes in turns with the last good build")
+    } else {
+        format!("{processes} worker processes against {base}")
+    };
+    format!("{size} ({low:+.1} to {high:+.1} %; {how})")
 }
 
 fn confirmed(evidence: &Evidence, direction: Direction) -> String {

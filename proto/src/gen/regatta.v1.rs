@@ -1467,15 +1467,22 @@ pub struct RetryRunRequest {
     /// Worker processes that measure each cell, 1 to 100. 0: as many as the run's policy says.
     #[prost(uint32, tag = "4")]
     pub passes: u32,
+    /// Whether cells are measured in turns with the build of the worker that measured their last good night, where that is another
+    /// one and their agent has kept it.
+    #[prost(bool, tag = "5")]
+    pub in_turns: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetryRunResponse {
     /// The new run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
-    /// Cells that it repeats.
+    /// Cells that it has. A cell that is measured in turns counts twice.
     #[prost(uint32, tag = "2")]
     pub cells: u32,
+    /// Those of them that a kept build measures.
+    #[prost(uint32, tag = "3")]
+    pub cells_of_kept_builds: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JudgeRunRequest {

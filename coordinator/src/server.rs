@@ -440,10 +440,8 @@ impl Bound {
         let dashboard = dashboard(&room, &config, &http, &gate, live).map(Arc::new);
         tasks.spawn(gate.follow(stop.clone()));
         tasks.spawn(say_when_stopping(health, shutdown.clone()));
-        if !config.schedules.is_empty() {
-            let nights = Nights::new(&config, &store, handle.clone());
-            tasks.spawn(nights.run(stop.clone()));
-        }
+        // Without schedules too: what one of them has run is judged, when it is there no more.
+        tasks.spawn(Nights::new(&config, &store, handle.clone()).run(stop.clone()));
         if let Some(sender) = sender {
             tasks.spawn(sender.run(stop.clone()));
         }

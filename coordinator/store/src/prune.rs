@@ -131,14 +131,6 @@ impl Retention {
         Ok(())
     }
 
-    /// Bytes of the file that hold nothing: what comes next goes there before the file grows.
-    pub async fn free_bytes(&mut self) -> Result<u64, StoreError> {
-        let row = sqlx::query(
-            "SELECT f.freelist_count * p.page_size AS free FROM pragma_freelist_count f, pragma_page_size p",
-        );
-        row.fetch_one(&mut self.db).await?.unsigned("free")
-    }
-
     /// Pins a run; it takes the place of an earlier reason. Whether it is there.
     pub async fn pin(&mut self, run: &RunId, reason: &str, at: Timestamp) -> Result<bool, StoreError> {
         let pinned = sqlx::query(

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use regatta_core::backend::BackendKind;
 use regatta_core::canary::Canary;
 use regatta_core::cell::{Cell, CellHash, Outcome};
-use regatta_core::device::Device;
+use regatta_core::device::{Device, DeviceId, DeviceKind};
 use regatta_core::fingerprint::Fingerprint;
 use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::{AgentId, RunId, TrialId};
@@ -336,13 +336,13 @@ fn agreement(one: &Sample, other: &Sample) -> Option<Agreement> {
 }
 
 impl Run {
-    /// The cell that did the same work with the same weights on the same device under the first other backend, in the order
+    /// The cell that did the same work with the same weights on the same card under the first other backend, in the order
     /// of documentation, that has any sample.
     pub fn counterpart(&self, result: &CellResult) -> Option<&CellResult> {
         let key = |cell: &Cell| {
             let artifact = &cell.artifact;
             let weights = (artifact.model.clone(), artifact.weights, artifact.precision);
-            (cell.agent.clone(), cell.device, weights, Arc::clone(&cell.workload), cell.replica)
+            (cell.agent.clone(), self.card(cell), weights, Arc::clone(&cell.workload), cell.replica)
         };
         let own = key(&result.cell);
         let others = self.cells.iter().filter(|other| other.cell.backend != result.cell.backend);
@@ -354,6 +354,24 @@ impl Run {
     pub fn device(&self, cell: &Cell) -> Option<&Device> {
         let host = self.hosts.iter().find(|h| h.agent == cell.agent)?;
         host.devices.iter().find(|d| d.id == cell.device)
+    }
+
+    /// The device that stands for a cell's card. On Windows one card is two devices, each driven by an engine that can't drive the
+    /// other: DirectML's, which is taken, and Vulkan's. They are told to be one by their name, several of a name by their order.
+    pub fn card(&self, cell: &Cell) -> DeviceId {
+        let of_name = |kind: DeviceKind| {
+            let name = self.device(cell).map(|device| device.name.as_str());
+            let host = self.hosts.iter().find(|host| host.agent == cell.agent);
+            let devices = host.into_iter().flat_map(|host| &host.devices);
+            let mut ids: Vec<DeviceId> = devices
+                .filter(|device| device.id.kind == kind && Some(device.name.as_str()) == name)
+                .map(|device| device.id)
+                .collect();
+            ids.sort_unstable();
+            ids
+        };
+        let rank = of_name(DeviceKind::Vulkan).iter().position(|id| *id == cell.device);
+        rank.and_then(|rank| of_name(DeviceKind::DirectMl).get(rank).copied()).unwrap_or(cell.device)
     }
 
     /// What the cell's device has in common with others of its kind: `cuda NVIDIA H100`.

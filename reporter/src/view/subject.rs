@@ -1,9 +1,12 @@
-//! Subjects: a run's cells grouped by what may be compared directly, one model with one kind of weights on one device, either
+//! Subjects: a run's cells grouped by what may be compared directly, one model with one kind of weights on one card, either
 //! end to end or forward passes alone, and by one build of the worker.
+
+use std::collections::BTreeSet;
 
 use regatta_core::artifact::{ArtifactRef, Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::cell::Cell;
+use regatta_core::device::DeviceId;
 use regatta_core::flag::Flag;
 use regatta_core::quality::Quality;
 use regatta_core::roofline::peaks::Number;
@@ -70,7 +73,7 @@ fn of(source: Source, number: Option<Number>) -> String {
     number.map_or_else(|| whose.to_owned(), |number| format!("{whose} {}", number.as_str()))
 }
 
-/// One model with one kind of weights on one device, timed in one way.
+/// One model with one kind of weights on one card, timed in one way.
 pub(super) struct Subject<'a> {
     pub(super) run: &'a Run,
     pub(super) cells: Vec<Measured<'a>>,
@@ -91,7 +94,7 @@ fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
     for result in run.cells.iter().filter(|result| which(&result.cell)) {
         let stats = CellStats::of(&result.samples, result.per_pass);
         let measured = Measured { result, stats, used: Used::of(result) };
-        match subjects.iter_mut().find(|s| same(s.cell(), &result.cell)) {
+        match subjects.iter_mut().find(|s| same(run, s.cell(), &result.cell)) {
             Some(subject) => subject.cells.push(measured),
             None => subjects.push(Subject { run, cells: vec![measured] }),
         }
@@ -99,15 +102,15 @@ fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
     subjects
 }
 
-fn same(a: &Cell, b: &Cell) -> bool {
+fn same(run: &Run, a: &Cell, b: &Cell) -> bool {
     let key = |artifact: &ArtifactRef| (artifact.model.clone(), artifact.weights);
     let kernel = |cell: &Cell| cell.workload.kind.is_kernel();
-    (&a.agent, a.device, &a.build, kernel(a)) == (&b.agent, b.device, &b.build, kernel(b))
+    (&a.agent, run.card(a), &a.build, kernel(a)) == (&b.agent, run.card(b), &b.build, kernel(b))
         && key(&a.artifact) == key(&b.artifact)
 }
 
 impl<'a> Subject<'a> {
-    /// Any of its cells: they agree in agent, device, model, weights, and in whether forward passes alone are timed.
+    /// Any of its cells: they agree in agent, card, model, weights, and in whether forward passes alone are timed.
     pub(super) fn cell(&self) -> &'a Cell {
         &self.cells[0].result.cell
     }
@@ -116,7 +119,13 @@ impl<'a> Subject<'a> {
     pub(super) fn label(&self) -> String {
         let cell = self.cell();
         let name = self.run.device(cell).map(|d| format!(" ({})", text::label(&d.name))).unwrap_or_default();
-        format!("{} on {}{name} of {}{}", cell.artifact.model, cell.device, cell.agent, self.timed())
+        format!("{} on {}{name} of {}{}", cell.artifact.model, self.devices(), cell.agent, self.timed())
+    }
+
+    /// Its device; where a card is two, both: `directml:0 and vulkan:0`.
+    fn devices(&self) -> String {
+        let devices: BTreeSet<DeviceId> = self.cells.iter().map(|measured| measured.result.cell.device).collect();
+        devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
     }
 
     /// `, forward passes alone`, where that is what is timed; `, build candidate`, where builds are measured in turns.
@@ -134,12 +143,13 @@ impl<'a> Subject<'a> {
     /// As [`Self::label`], without the device's name.
     pub(super) fn short_label(&self) -> String {
         let cell = self.cell();
-        format!("{} on {} of {}{}", cell.artifact.model, cell.device, cell.agent, self.timed())
+        format!("{} on {} of {}{}", cell.artifact.model, self.devices(), cell.agent, self.timed())
     }
 
     /// A short unique name within the run.
     pub(super) fn key(&self) -> String {
-        let Cell { agent, device, artifact, build, .. } = self.cell();
+        let Cell { agent, artifact, build, .. } = self.cell();
+        let device = self.run.card(self.cell());
         let timed = if self.is_kernel() { " kernel" } else { "" };
         let build = build.as_ref().map(|build| format!(" {build}")).unwrap_or_default();
         format!("{agent} {device} {} {}{timed}{build}", artifact.model, artifact.weights)

@@ -2,6 +2,7 @@
 
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
+use regatta_core::device::Device;
 use regatta_core::digest::Digest;
 use regatta_core::flag::Flag;
 use regatta_core::telemetry::{Telemetry, Throttled};
@@ -33,6 +34,52 @@ fn charts(report: &Report) -> Vec<&Chart> {
 #[test]
 fn the_view_of_a_small_run() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&report(&small())).unwrap());
+}
+
+/// ONNX Runtime by DirectML and llama.cpp by Vulkan, on a machine with two cards of one name and one of another.
+fn windows() -> Dataset {
+    let plan = |backend| Plan {
+        backends: vec![backend],
+        precisions: vec![Precision::F16],
+        workloads: vec![("chat", 64, 24, 1)],
+        repetitions: 3,
+    };
+    let on = |backend, device: &str| {
+        let mut cells = common::cells(&plan(backend), "bench-01", Weights::Synthetic);
+        for result in &mut cells {
+            result.cell.device = device.parse().unwrap();
+        }
+        cells
+    };
+    let (onnx, llama) = (BackendKind::OnnxRuntime, BackendKind::LlamaCpp);
+    let cells = [on(onnx, "directml:0"), on(onnx, "directml:2"), on(llama, "vulkan:1"), on(llama, "vulkan:2")];
+    let mut run = common::run(cells.concat());
+    let device = run.hosts[0].devices[0].clone();
+    // The two interfaces list the cards in orders of their own.
+    let cards = [
+        ("directml:0", "Radeon RX 7900 XTX"),
+        ("directml:1", "Intel Arc A770"),
+        ("directml:2", "Radeon RX 7900 XTX"),
+        ("vulkan:0", "Intel Arc A770"),
+        ("vulkan:1", "Radeon RX 7900 XTX"),
+        ("vulkan:2", "Radeon RX 7900 XTX"),
+    ];
+    let card = |(id, name): (&str, &str)| Device { id: id.parse().unwrap(), name: name.to_owned(), ..device.clone() };
+    run.hosts[0].devices = cards.map(card).to_vec();
+    Dataset { runs: vec![run], imports: vec![] }
+}
+
+#[test]
+fn a_card_that_two_interfaces_drive_is_one_subject() {
+    let dataset = windows();
+    let run = &dataset.runs[0];
+    let partners = run.cells.iter().map(|cell| run.counterpart(cell).unwrap().cell.device.to_string());
+    assert_eq!(partners.collect::<Vec<_>>(), ["vulkan:1", "vulkan:2", "directml:0", "directml:2"]);
+    let report = report(&dataset);
+    let text = serde_json::to_string(&report).unwrap();
+    for both in ["directml:0 and vulkan:1", "directml:2 and vulkan:2"] {
+        assert!(text.contains(both), "{both}");
+    }
 }
 
 #[test]

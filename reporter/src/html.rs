@@ -75,7 +75,8 @@ pub fn content_policy() -> String {
 
 /// Writes `report` as a page that a browser opens again every so often, with no script for it.
 pub fn live_page(report: &Report, every: Duration) -> Result<String> {
-    fill_in(report, Some(every.as_secs().max(1)), true)
+    // Charts are put beside it when the run has ended.
+    fill_in(report, Some(every.as_secs().max(1)), false)
 }
 
 fn fill_in(report: &Report, refresh: Option<u64>, has_folder: bool) -> Result<String> {

@@ -167,7 +167,8 @@ fn caption(series: &Nightly, nights: &[NightMark]) -> Caption {
     let least = nights.iter().map(|night| night.n).min().unwrap_or(0);
     let most = nights.iter().map(|night| night.n).max().unwrap_or(0);
     let n = if least == most { least.to_string() } else { format!("{least} to {most}") };
-    let n = format!("{n} worker processes a night");
+    let processes = if most == 1 { "worker process" } else { "worker processes" };
+    let n = format!("{n} {processes} a night");
     let intervals = series.nights.iter().filter(|night| !night.values.is_empty());
     let intervals = intervals.filter_map(|night| Summary::of(night.values.iter().copied())).all(|s| s.ci.is_some());
     let whiskers =

@@ -281,14 +281,16 @@ fn generate(
 ) -> Result<(), BackendError> {
     let batch = record.batch;
     record.prefill_start = watch.elapsed();
-    session.prefill(prompts)?;
+    process::drained(|| session.prefill(prompts))?;
     record.prefill_done = watch.elapsed();
     for step in 0..record.tokens.len() {
         let (before, now) = record.steps.split_at_mut(step * batch);
-        if step > 0 {
-            session.decode(&before[(step - 1) * batch..])?;
-        }
-        session.sample(&mut now[..batch])?;
+        process::drained(|| {
+            if step > 0 {
+                session.decode(&before[(step - 1) * batch..])?;
+            }
+            session.sample(&mut now[..batch])
+        })?;
         record.tokens[step] = watch.elapsed();
     }
     Ok(())
@@ -304,8 +306,10 @@ fn step(
     record.prefill_start = watch.elapsed();
     record.prefill_done = record.prefill_start;
     for (tokens, time) in steps.chunks_exact(record.batch).zip(&mut record.tokens) {
-        session.decode(tokens)?;
-        session.wait()?;
+        process::drained(|| {
+            session.decode(tokens)?;
+            session.wait()
+        })?;
         *time = watch.elapsed();
     }
     Ok(())

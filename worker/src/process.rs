@@ -26,6 +26,15 @@ pub fn harden() {
     platform::harden();
 }
 
+/// Takes a step, and lets go of what the system's libraries have made for it and nobody holds. Apple's keep that until somebody says
+/// so: without it each token's Metal objects would stay for as long as the process lives. Elsewhere there is no such thing.
+pub fn drained<T>(step: impl FnOnce() -> T) -> T {
+    #[cfg(target_os = "macos")]
+    return objc2::rc::autoreleasepool(|_| step());
+    #[cfg(not(target_os = "macos"))]
+    step()
+}
+
 /// Largest resident memory of this process since [`reset_peak_rss`], in bytes. `None` where the system does not tell.
 pub fn peak_rss() -> Option<u64> {
     platform::peak_rss()

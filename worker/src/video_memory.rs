@@ -1,10 +1,13 @@
-//! What Windows lets this process have of a GPU's memory, and what it has. Windows answers only the process that asks for
+//! What Windows and macOS let this process have of a GPU's memory, and what it has. They answer only the process that asks for
 //! itself, so the worker asks, between repetitions, and tells its agent. Elsewhere nothing is told: an agent can see it there.
 
 #[cfg(windows)]
 #[path = "video_memory/windows.rs"]
 mod platform;
-#[cfg(not(windows))]
+#[cfg(target_os = "macos")]
+#[path = "video_memory/macos.rs"]
+mod platform;
+#[cfg(not(any(windows, target_os = "macos")))]
 #[path = "video_memory/other.rs"]
 mod platform;
 
@@ -14,7 +17,7 @@ use regatta_proto::pb;
 /// A GPU's memory as this process has it, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Usage {
-    /// In the device's own memory.
+    /// In the device's own memory, or in what it shares with the host and was given there.
     local: u64,
     /// What it may have there.
     budget: u64,
@@ -64,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(not(windows))]
+    #[cfg(not(any(windows, target_os = "macos")))]
     fn elsewhere_nothing_is_told() {
         assert!(VideoMemory::of(DeviceId::CPU).is_none());
     }

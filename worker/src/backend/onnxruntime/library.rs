@@ -105,8 +105,24 @@ fn open(path: &Path) -> Result<Library, LibraryError> {
 /// old for today's ONNX Runtime.
 pub(super) fn directml() -> String {
     let beside = std::env::current_exe().ok().map(|program| program.with_file_name("DirectML.dll"));
-    let beside = beside.filter(|path| path.is_file());
-    beside.map_or_else(|| "DirectML.dll of the system".to_owned(), |path| path.display().to_string())
+    let of_system = std::env::var_os("SystemRoot").map(|root| PathBuf::from(root).join("System32/DirectML.dll"));
+    let found = beside.into_iter().chain(of_system).find_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes)));
+    let Some((path, bytes)) = found else { return "DirectML.dll of the system".to_owned() };
+    let version = file_version(&bytes).map_or_else(String::new, |version| format!(" {version}"));
+    format!("DirectML{version} ({})", path.display())
+}
+
+/// The version in a Windows program's resources: `1.15.4.0`. It stands behind a signature (`VS_FIXEDFILEINFO`, winver.h) as four numbers of
+/// 16 bits.
+fn file_version(program: &[u8]) -> Option<String> {
+    const SIGNATURE: [u8; 4] = 0xFEEF_04BD_u32.to_le_bytes();
+    let at = program.windows(SIGNATURE.len()).position(|bytes| bytes == SIGNATURE)?;
+    let number = |offset: usize| {
+        let bytes = program.get(at + offset..at + offset + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let (high, low) = (number(8)?, number(12)?);
+    Some(format!("{}.{}.{}.{}", high >> 16, high & 0xFFFF, low >> 16, low & 0xFFFF))
 }
 
 /// The beginning of the one table that the library exports, which has not changed since its first version.
@@ -131,6 +147,17 @@ fn version(path: &Path) -> Result<String, libloading::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_of_a_windows_library_is_in_its_resources() {
+        let mut program = b"MZ and much else ".to_vec();
+        for number in [0xFEEF_04BD_u32, 0x0001_0000, 0x0001_000F, 0x0004_0000] {
+            program.extend(number.to_le_bytes());
+        }
+        assert_eq!(file_version(&program).as_deref(), Some("1.15.4.0"));
+        assert_eq!(file_version(&program[..program.len() - 1]), None);
+        assert_eq!(file_version(b"MZ"), None);
+    }
 
     #[test]
     fn a_library_beside_the_worker_is_found_with_and_without_a_version() {

@@ -1,8 +1,8 @@
 //! What telemetry costs: the decode rate with it over the decode rate without it.
 //!
-//! One run is one pair: a worker repeats some steps again and again, and its agent reads nothing during two of four
-//! repetitions (on, off, off, on), so that a drift of the machine falls on both sides alike and what is compared lies a
-//! fraction of a second apart. Runs that are compared as a whole differ by more than telemetry costs.
+//! One run is one pair: a worker repeats some steps again and again, and its agent reads nothing during half of the
+//! repetitions, in the order of Thue and Morse (on, off, off, on, off, on, on, off), so that a drift of the machine falls on
+//! both sides alike, no side has a place in the order to itself, and what is compared lies a fraction of a second apart. Runs that are compared as a whole differ by more than telemetry costs.
 
 use std::path::{Path, PathBuf};
 
@@ -37,8 +37,9 @@ kind = "decode"
 generate = 8
 "#;
 
-/// Measures so many pairs with the model in this file, and prints the ratio.
-pub(crate) fn run(model: &Path, pairs: usize) -> Result<(), Failure> {
+/// Measures so many pairs with the model in this file, and prints the ratio. With `control` nothing is read in either half: the
+/// ratio is then 1, or this bench is wrong.
+pub(crate) fn run(model: &Path, pairs: usize, control: bool) -> Result<(), Failure> {
     let folder = target_dir().join("telemetry-overhead");
     let failed = |error: std::io::Error| Failure(format!("failed to write to {}: {error}", folder.display()));
     std::fs::create_dir_all(&folder).map_err(failed)?;
@@ -48,7 +49,7 @@ pub(crate) fn run(model: &Path, pairs: usize) -> Result<(), Failure> {
     bench.regatta(&["models", "pull", "smollm2-135m", "--replace", "--from"]).arg(model).run()?;
     let mut ratios = Vec::new();
     for pair in 0..pairs {
-        let ratio = bench.pair()?;
+        let ratio = bench.pair(control)?;
         ratios.push(ratio);
         println!("pair {:>2} of {pairs}: {ratio:.4}", pair + 1);
     }
@@ -70,9 +71,10 @@ impl Bench {
         Run::new(program("regatta")).args(arguments).env("REGATTA_HOME", &self.folder)
     }
 
-    fn pair(&self) -> Result<f64, Failure> {
+    fn pair(&self, control: bool) -> Result<f64, Failure> {
         let out = self.folder.join("out");
-        let run = self.regatta(&["run", "--json", "--out"]).arg(&out).arg(&self.scenario);
+        let off: &[&str] = if control { &["--no-telemetry"] } else { &[] };
+        let run = self.regatta(&["run", "--json", "--out"]).arg(&out).args(off).arg(&self.scenario);
         run.env("REGATTA_TELEMETRY_IN_TURNS", "1")
             .output()
             .ok_or_else(|| Failure(format!("a run failed; regatta run {} says why", self.scenario.display())))?;
@@ -82,13 +84,18 @@ impl Bench {
     }
 }
 
-/// The rate with over the rate without, as the agent takes turns: numbers 1 and 2 of each four are without. The median of
-/// all fours.
+/// The rate with over the rate without, as the agent takes turns. The median of all eights.
 fn in_turns(rates: &[f64]) -> Option<f64> {
-    let (fours, []) = rates.as_chunks::<4>() else { return None };
-    let time = |rates: [f64; 2]| rates.map(f64::recip).iter().sum::<f64>();
-    let ratios = fours.iter().map(|four| time([four[1], four[2]]) / time([four[0], four[3]]));
-    (!fours.is_empty()).then(|| median(ratios))
+    let (eights, []) = rates.as_chunks::<8>() else { return None };
+    let ratio = |(at, eight): (usize, &[f64; 8])| {
+        let (mut with, mut without) = (0.0, 0.0);
+        for (place, rate) in eight.iter().enumerate() {
+            let rests = !(8 * at + place).count_ones().is_multiple_of(2);
+            *if rests { &mut without } else { &mut with } += rate.recip();
+        }
+        without / with
+    };
+    (!eights.is_empty()).then(|| median(eights.iter().enumerate().map(ratio)))
 }
 
 #[cfg(test)]
@@ -96,9 +103,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outer_two_of_four_are_with_telemetry() {
-        let ratio = in_turns(&[10.0, 20.0, 20.0, 10.0, 10.0, 20.0, 20.0, 10.0]).unwrap();
-        assert!((ratio - 0.5).abs() < 1e-9, "{ratio}");
+    fn repetitions_with_telemetry_and_without_are_told_by_their_numbers() {
+        let (with, without) = (10.0, 20.0);
+        let eight = [with, without, without, with, without, with, with, without];
+        // The next eight are the other way round.
+        let other = eight.map(|rate| with + without - rate);
+        for rates in [eight.to_vec(), [eight, other].concat()] {
+            let ratio = in_turns(&rates).unwrap();
+            assert!((ratio - 0.5).abs() < 1e-9, "{ratio}");
+        }
         assert_eq!(in_turns(&[]), None);
         assert_eq!(in_turns(&[1.0, 1.0, 1.0]), None);
     }

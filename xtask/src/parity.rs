@@ -23,6 +23,9 @@ struct Check {
     steps: u32,
 }
 
+/// The models that are compared, for `--only`.
+pub(crate) const MODELS: [&str; 2] = [CHECKS[0].model, CHECKS[1].model];
+
 const CHECKS: [Check; 2] = [
     Check { model: "smollm2-135m", precision: "q4_1", weights: "real", prompt: 512, steps: 128 },
     Check { model: "tinyllama-1.1b", precision: "q4_k_m", weights: "synthetic", prompt: 128, steps: 32 },
@@ -41,11 +44,11 @@ struct Test {
     flags: [String; 4],
 }
 
-/// Compares in so many pairs; `regatta` is the program that is measured.
-pub(crate) fn run(regatta: &Path, pairs: usize) -> Result<(), Failure> {
+/// Compares in so many pairs, all models or one; `regatta` is the program that is measured.
+pub(crate) fn run(regatta: &Path, pairs: usize, only: Option<&str>) -> Result<(), Failure> {
     let bench = llama_bench()?;
     let home = cache_dir().join("parity");
-    for check in &CHECKS {
+    for check in CHECKS.iter().filter(|check| only.is_none_or(|model| model == check.model)) {
         let file = weights(regatta, &home, check)?;
         let ours = |test: &Test| ours(regatta, &home, test);
         let theirs = |test: &Test| theirs(&bench, &file, test);

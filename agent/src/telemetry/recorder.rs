@@ -34,7 +34,8 @@ const STUCK: Duration = Duration::from_secs(1);
 /// How long a trial waits for a reading that it asked for.
 const ASK: Duration = Duration::from_millis(100);
 
-/// Set, it leaves two of four repetitions without readings: 0, 3, 4, 7, … are watched. This is how `cargo xtask bench
+/// Set, it leaves half of the repetitions without readings, in the order of Thue and Morse: 0, 3, 5, 6, 9, … are watched, so that
+/// neither drift nor a place in the order weighs on one side. This is how `cargo xtask bench
 /// telemetry` learns what watching costs, as nothing but neighbours in time can be compared so finely.
 const IN_TURNS: &str = "REGATTA_TELEMETRY_IN_TURNS";
 
@@ -165,7 +166,7 @@ impl Watch {
 
     /// The repetition of this number is next.
     pub(crate) fn next(&mut self, repetition: u32) {
-        let rests = self.in_turns && matches!(repetition % 4, 1 | 2);
+        let rests = self.in_turns && !repetition.count_ones().is_multiple_of(2);
         if let Some(shared) = self.recorder.0.as_ref().filter(|_| rests != self.rests) {
             let mut state = shared.lock();
             state.watches = if rests { state.watches - 1 } else { state.watches + 1 };

@@ -46,7 +46,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use exit::Exit;
 use paths::Folders;
 
-/// Benchmarks of language-model inference: the same work on candle and llama.cpp, measured side by side
+/// Benchmarks of language-model inference: the same work on candle, llama.cpp and ONNX Runtime, measured side by side
 #[derive(Debug, Parser)]
 #[command(name = "regatta", version, arg_required_else_help = true, after_help = AFTER_HELP,
     help_template = TEMPLATE)]
@@ -291,6 +291,7 @@ mod tests {
             connect::TOKEN.to_owned(),
             coordinator::WEBHOOK_SECRET.to_owned(),
             "NO_COLOR".to_owned(),
+            "REGATTA_CUDA_LIB".to_owned(),
             "REGATTA_ONNXRUNTIME".to_owned(),
         ]);
         variables(&Cli::command(), &mut found);

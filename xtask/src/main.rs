@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod bad_input;
+mod bundle;
 mod command;
 #[cfg(test)]
 mod faults;
@@ -26,9 +27,11 @@ usage: cargo xtask COMMAND [--no-install]
 
   demo     build, run scenarios/demo.toml on this machine, and say where the report is
   test     check format and lints, run all tests
-  bench    run the benchmarks; `bench telemetry --pairs N` (20): what telemetry costs, on a quiet machine
+  bench    run the benchmarks; `bench telemetry --pairs N` (20): what telemetry costs, on a quiet machine;
+           with --control the same of nothing
   chaos    kill, stop and cut a fleet at random: --seeds N (200), --from S (0)
-  parity   llama-bench against prefill and decode, in turns: --pairs N (10)
+  parity   llama-bench against prefill and decode, in turns: --pairs N (10), --only MODEL
+  bundle   regatta with a worker for NVIDIA's GPUs, as an archive: --cuda --arch sm_90
   check-platforms  what can be checked of macOS and Windows on Linux: --only STEP
   setup    only find and install what the build needs
   smollm2  fetch the real model that tests and scenarios/smollm2.toml use
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         ["chaos", rest @ ..] => chaos(install, rest),
         ["parity", rest @ ..] => parity(install, rest),
         ["check-platforms", rest @ ..] => platforms::run(rest),
+        ["bundle", rest @ ..] => bundle(install, rest),
         ["setup"] => setup::run(install, &setup::BUILD),
         ["smollm2"] => smollm2(install),
         ["onnxruntime"] => onnxruntime(install),
@@ -132,31 +136,45 @@ fn bench(install: bool) -> Result<(), Failure> {
 }
 
 fn parity(install: bool, arguments: &[&str]) -> Result<(), Failure> {
-    let pairs = match arguments {
-        [] => Some(10),
-        ["--pairs", number] => number.parse().ok(),
-        _ => None,
-    };
-    let pairs = pairs.ok_or_else(|| Failure(format!("parity: {}: use --pairs N", arguments.join(" "))))?;
+    let (mut pairs, mut only) = (10, None);
+    for pair in arguments.chunks(2) {
+        match pair {
+            ["--pairs", number] if number.parse::<usize>().is_ok() => pairs = number.parse().unwrap_or(pairs),
+            ["--only", model] if parity::MODELS.contains(model) => only = Some(*model),
+            _ => {
+                let models = parity::MODELS.join(" or ");
+                return Err(Failure(format!("parity {}: use --pairs N, --only {models}", arguments.join(" "))));
+            }
+        }
+    }
     setup::run(install, &setup::BUILD)?;
     setup::run(install, &setup::FIXTURES)?;
     build()?;
-    parity::run(&program("regatta"), pairs)
+    parity::run(&program("regatta"), pairs, only)
+}
+
+fn bundle(install: bool, arguments: &[&str]) -> Result<(), Failure> {
+    setup::run(install, &setup::BUILD)?;
+    bundle::run(arguments)
 }
 
 /// What telemetry costs a real model's decode rate.
 fn bench_telemetry(install: bool, arguments: &[&str]) -> Result<(), Failure> {
-    let pairs = match arguments {
+    let control = arguments.last() == Some(&"--control");
+    let pairs = match arguments.strip_suffix(&["--control"]).unwrap_or(arguments) {
         [] => Some(overhead::PAIRS),
         ["--pairs", number] => number.parse().ok().filter(|pairs| *pairs >= overhead::MIN_PAIRS),
         _ => None,
     };
-    let usage = format!("bench telemetry {}: use --pairs N, {} at least", arguments.join(" "), overhead::MIN_PAIRS);
+    let (words, least) = (arguments.join(" "), overhead::MIN_PAIRS);
+    let usage = format!(
+        "bench telemetry {words}: use --pairs N, {least} at least, and --control to measure nothing against nothing"
+    );
     let pairs = pairs.ok_or(Failure(usage))?;
     setup::run(install, &setup::BUILD)?;
     setup::run(install, &setup::FIXTURES)?;
     build()?;
-    overhead::run(&fixtures::smollm2()?, pairs)
+    overhead::run(&fixtures::smollm2()?, pairs, control)
 }
 
 /// One run of a fleet under random faults for each seed. Its workers have the scripted engine only.

@@ -234,21 +234,21 @@ fn zig() -> Option<String> {
     Some(own).filter(|zig| zig.is_file()).or_else(packaged).map(|zig| zig.display().to_string())
 }
 
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error| Failure(format!("failed to write {}: {error}", path.display()));
     path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(failed)?;
     std::fs::write(path, text).map_err(failed)
 }
 
 #[cfg(unix)]
-fn make_executable(path: &Path) -> Result<(), Failure> {
+pub(crate) fn make_executable(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
         .map_err(|error| Failure(format!("failed to make {} executable: {error}", path.display())))
 }
 
 #[cfg(not(unix))]
-fn make_executable(_: &Path) -> Result<(), Failure> {
+pub(crate) fn make_executable(_: &Path) -> Result<(), Failure> {
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 
 /// Names that are passed on, without regard to case.
-const ALLOWED: [&str; 34] = [
+const ALLOWED: [&str; 35] = [
     "PATH",
     "HOME",
     "USER",
@@ -42,6 +42,8 @@ const ALLOWED: [&str; 34] = [
     "XDG_RUNTIME_DIR",
     // Which library the worker loads; it says so in what it tells of its engine.
     "REGATTA_ONNXRUNTIME",
+    // Where the one for CUDA looks for its libraries.
+    "REGATTA_CUDA_LIB",
     // The script of the fake backend: no engine reads it.
     "REGATTA_FAKE",
 ];

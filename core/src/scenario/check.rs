@@ -23,7 +23,7 @@ const MODELS_FILE: &str = "models.toml";
 const MAX_FILE_NAME: usize = 255;
 
 /// The devices a person can write, the last one standing for one of a kind.
-const DEVICES: [&str; 7] = ["all", "cpu", "cuda", "metal", "directml", "vulkan", "cuda:0"];
+const DEVICES: [&str; 8] = ["all", "gpu", "cpu", "cuda", "metal", "directml", "vulkan", "cuda:0"];
 
 /// The scenario, as far as it makes sense; what makes none is reported.
 pub(super) fn check(report: &Report<'_>, file: &ScenarioFile<'_>, bundle: &ScenarioBundle) -> Option<Scenario> {
@@ -193,9 +193,7 @@ fn find_model(report: &Report<'_>, at: &At<&str>, known: &[Model]) -> Option<Mod
 /// Reports engines that run on none of the devices, and kinds of device that none of the engines runs on. What
 /// remains are combinations that a mixed fleet leaves out; the matrix says so cell by cell.
 fn check_devices(report: &Report<'_>, backends: &[At<BackendKind>], devices: &[At<DeviceSelector>]) {
-    let runs = |backend: BackendKind, device: DeviceSelector| {
-        device.kind().is_none_or(|kind| backend.devices().contains(&kind))
-    };
+    let runs = |backend: BackendKind, device: DeviceSelector| backend.devices().iter().any(|kind| device.may_be(*kind));
     let supports = |backend: BackendKind| {
         let kinds: Vec<_> = backend.devices().iter().map(|kind| kind.as_str()).collect();
         format!("{backend} supports {}", kinds.join(", "))

@@ -87,6 +87,8 @@ pub struct Scenario {
 pub enum DeviceSelector {
     /// Every device: `all`.
     All,
+    /// Every device but processors, of whatever kind: `gpu`.
+    Gpu,
     /// Every device of a kind: `cuda`.
     Kind(DeviceKind),
     /// One device of each agent: `cuda:1`.
@@ -97,23 +99,26 @@ impl DeviceSelector {
     /// Whether it means this device.
     pub fn matches(self, device: DeviceId) -> bool {
         match self {
-            Self::All => true,
-            Self::Kind(kind) => device.kind == kind,
             Self::One(id) => device == id,
+            wider => wider.may_be(device.kind),
         }
     }
 
     /// The same for every device of the kind.
     pub(crate) fn widened(self) -> Self {
-        self.kind().map_or(Self::All, Self::Kind)
+        match self {
+            Self::One(id) => Self::Kind(id.kind),
+            wider => wider,
+        }
     }
 
-    /// The kind of device it asks for; `None` is any.
-    fn kind(self) -> Option<DeviceKind> {
+    /// Whether it may mean a device of this kind.
+    fn may_be(self, kind: DeviceKind) -> bool {
         match self {
-            Self::All => None,
-            Self::Kind(kind) => Some(kind),
-            Self::One(id) => Some(id.kind),
+            Self::All => true,
+            Self::Gpu => kind != DeviceKind::Cpu,
+            Self::Kind(wanted) => kind == wanted,
+            Self::One(id) => kind == id.kind,
         }
     }
 }
@@ -122,8 +127,10 @@ impl FromStr for DeviceSelector {
     type Err = InvalidDevice;
 
     fn from_str(text: &str) -> Result<Self, InvalidDevice> {
-        if text == "all" {
-            return Ok(Self::All);
+        match text {
+            "all" => return Ok(Self::All),
+            "gpu" => return Ok(Self::Gpu),
+            _ => {}
         }
         match DeviceKind::ALL.into_iter().find(|kind| kind.as_str() == text) {
             Some(kind) => Ok(Self::Kind(kind)),
@@ -136,6 +143,7 @@ impl fmt::Display for DeviceSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all"),
+            Self::Gpu => f.write_str("gpu"),
             Self::Kind(kind) => kind.fmt(f),
             Self::One(id) => id.fmt(f),
         }

@@ -360,11 +360,11 @@ fn devices_are_held_against_backends() {
     let devices = |list: &str| changed("precisions", &format!("devices = {list}\nprecisions"));
     assert_snapshot!(devices("[\"directml\"]"), @r#"scenario.toml:5: backends = "candle": candle supports cpu, cuda, metal, not directml; leave it out or add a device that it supports"#);
     assert_snapshot!(devices("[\"cpu\", \"vulkan:0\"]"), @r#"scenario.toml:6: devices = "vulkan:0": candle supports cpu, cuda, metal"#);
-    assert_snapshot!(devices("[\"gpu\", \"cuda:x\", \"cpu:1\", \"cdua\"]"), @r#"
-    scenario.toml:6: devices = "gpu": not a device (known: all, cpu, cuda, metal, directml, vulkan, cuda:0)
-    scenario.toml:6: devices = "cuda:x": not a device (known: all, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'cuda:0'?
-    scenario.toml:6: devices = "cpu:1": not a device (known: all, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'cpu'?
-    scenario.toml:6: devices = "cdua": not a device (known: all, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'cuda'?
+    assert_snapshot!(devices("[\"gpus\", \"cuda:x\", \"cpu:1\", \"cdua\"]"), @r#"
+    scenario.toml:6: devices = "gpus": not a device (known: all, gpu, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'gpu'?
+    scenario.toml:6: devices = "cuda:x": not a device (known: all, gpu, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'cuda:0'?
+    scenario.toml:6: devices = "cpu:1": not a device (known: all, gpu, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'cpu'?
+    scenario.toml:6: devices = "cdua": not a device (known: all, gpu, cpu, cuda, metal, directml, vulkan, cuda:0); did you mean 'cuda'?
     "#);
     assert_snapshot!(devices("[\"cpu\", \"cpu\"]"), @r#"scenario.toml:6: devices = "cpu": named twice, first on line 6; remove one"#);
     assert_snapshot!(devices("[\"all\"]"), @"accepted");
@@ -527,8 +527,18 @@ fn prompt_files_are_found_even_in_a_broken_text() {
 
 #[test]
 fn device_selectors_are_read_back() {
-    for text in ["all", "cpu", "cuda", "cuda:1", "metal", "directml:0", "vulkan"] {
+    for text in ["all", "gpu", "cpu", "cuda", "cuda:1", "metal", "directml:0", "vulkan"] {
         assert_eq!(text.parse::<DeviceSelector>().unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn a_gpu_is_every_device_but_a_processor() {
+    let gpu: DeviceSelector = "gpu".parse().unwrap();
+    for (device, is_one) in
+        [("cpu", false), ("cuda:0", true), ("metal:0", true), ("directml:1", true), ("vulkan:0", true)]
+    {
+        assert_eq!(gpu.matches(device.parse().unwrap()), is_one, "{device}");
     }
 }
 

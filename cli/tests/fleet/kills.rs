@@ -74,7 +74,7 @@ async fn agents_killed_at_two_hundred_random_moments_lose_nothing_and_nothing_co
     while kills < KILLS {
         // There is always something to do: the last run but one has not ended.
         while runs.len() < 2 || fleet.run(&runs[runs.len() - 2]).await.state != "active" {
-            runs.push(fleet.submit_as(&format!("run-{}", runs.len()), TRIALS, &["one", "two"], SAMPLES).await);
+            runs.push(submit_for_all(&fleet, runs.len()).await);
         }
         let victim = kills % VICTIMS;
         let book = fleet.ledger(victim);
@@ -84,7 +84,7 @@ async fn agents_killed_at_two_hundred_random_moments_lose_nothing_and_nothing_co
             while !grows(&book, length).await {
                 // It has nothing to do while others have.
                 assert!(runs.len() < KILLS, "agent {victim} measures no more\n{}", fleet.story());
-                runs.push(fleet.submit_as(&format!("run-{}", runs.len()), TRIALS, &["one", "two"], SAMPLES).await);
+                runs.push(submit_for_all(&fleet, runs.len()).await);
             }
             while_measuring += 1;
         }
@@ -114,6 +114,13 @@ async fn agents_killed_at_two_hundred_random_moments_lose_nothing_and_nothing_co
     assert!((kills, while_measuring > 120) == (KILLS, true), "{kills} kills, {while_measuring} while measuring");
     let again = verdict.stored - cells.0 * SAMPLES as usize;
     assert!(again > KILLS, "what the killed had finished is there too: {again} samples of leases that were lost");
+}
+
+/// Submits a run with work for each of them. Those that were just killed come back first: a run has trials for whoever is
+/// connected, and on a slow machine there are moments at which that is nobody.
+async fn submit_for_all(fleet: &Fleet, number: usize) -> RunId {
+    fleet.connected(VICTIMS).await;
+    fleet.submit_as(&format!("run-{number}"), TRIALS, &["one", "two"], SAMPLES).await
 }
 
 /// A cell that is ok has all its samples, of one lease; one that is not was given up with its trial. Returns how many

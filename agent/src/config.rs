@@ -127,7 +127,7 @@ impl AgentConfig {
             oom_counters: None,
             telemetry: Some(Self::TELEMETRY_HZ),
             cool_down: None,
-            conditions: Flags::new(),
+            conditions: Flags::empty(),
             timing: Timing::default(),
         }
     }

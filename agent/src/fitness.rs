@@ -75,6 +75,6 @@ mod tests {
         let plugged_in = Reading { on_battery: Some(false), low_power_mode: Some(false), ..Reading::default() };
         assert_eq!(power(&plugged_in), []);
         let away = Reading { on_battery: Some(true), low_power_mode: Some(true), ..Reading::default() };
-        assert_eq!(flags(&power(&away)), [Flag::OnBattery, Flag::LowPowerMode].into());
+        assert_eq!(flags(&power(&away)), Flag::OnBattery | Flag::LowPowerMode);
     }
 }

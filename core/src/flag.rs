@@ -1,10 +1,13 @@
 //! Flags: what must be said beside a number so that it claims no more than was done.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use enumflags2::{BitFlags, bitflags};
+
 /// One thing to be said beside a number.
+#[bitflags]
+#[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Flag {
     /// The weights are made up.
@@ -175,8 +178,8 @@ impl FromStr for Flag {
     }
 }
 
-/// A set of flags, in a fixed order.
-pub type Flags = BTreeSet<Flag>;
+/// A set of flags, told in the order in which they stand above.
+pub type Flags = BitFlags<Flag>;
 
 #[cfg(test)]
 mod tests {
@@ -193,6 +196,13 @@ mod tests {
 
     #[test]
     fn every_flag_is_listed_once() {
-        assert_eq!(Flags::from(Flag::ALL).len(), Flag::ALL.len());
+        assert_eq!(Flags::from_iter(Flag::ALL).len(), Flag::ALL.len());
+    }
+
+    /// Databases and exports have them in this order.
+    #[test]
+    fn a_set_tells_its_flags_in_their_order_however_it_was_filled() {
+        let backwards: Flags = Flag::ALL.into_iter().rev().collect();
+        assert!(backwards.iter().eq(Flag::ALL));
     }
 }

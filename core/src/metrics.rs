@@ -57,7 +57,7 @@ pub fn faster_than_physics(sample: &Sample, weight_bytes: u64) -> bool {
 pub fn tpot_ns(sample: &Sample) -> Option<f64> {
     let times = &sample.times;
     let mean = |from: u64, last: u64, tokens: usize| last.saturating_sub(from) as f64 / tokens as f64;
-    match times.tokens.as_slice() {
+    match times.tokens.as_ref() {
         [.., last] if sample.is_decode() => Some(mean(times.prefill_done, *last, times.tokens.len())),
         [first, .., last] => Some(mean(*first, *last, times.tokens.len() - 1)),
         _ => None,
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn one_token_has_no_time_per_output_token() {
         let mut short = sample();
-        short.times.tokens.truncate(1);
+        short.times.tokens = short.times.tokens[..1].into();
         let metrics = Metrics::of(&short);
         assert_eq!((metrics.tpot_ns, metrics.decode_rate, metrics.itl_ns.len()), (None, None, 0));
         assert_eq!(metrics.ttft_ns, Some(25 * MS));
@@ -135,19 +135,19 @@ mod tests {
     #[test]
     fn steps_without_a_prompt_count_from_the_first_on() {
         let mut steps = sample();
-        (steps.prompt_tokens, steps.output) = (0, vec![]);
+        (steps.prompt_tokens, steps.output) = (0, [].into());
         let metrics = Metrics::of(&steps);
         assert_eq!((metrics.ttft_ns, metrics.engine_ttft_ns, metrics.prefill_rate), (None, None, None));
         assert_close(metrics.tpot_ns.unwrap(), 43e6 / 4.0);
         assert_close(metrics.decode_rate.unwrap(), 4000.0 / 43.0);
-        steps.times.tokens.truncate(1);
+        steps.times.tokens = steps.times.tokens[..1].into();
         assert_close(Metrics::of(&steps).tpot_ns.unwrap(), 3e6);
     }
 
     #[test]
     fn a_prompt_alone_has_a_rate_and_no_first_token() {
         let mut prompt = sample();
-        (prompt.times.tokens, prompt.output) = (vec![], vec![]);
+        (prompt.times.tokens, prompt.output) = ([].into(), [].into());
         let metrics = Metrics::of(&prompt);
         assert_close(metrics.prefill_rate.unwrap(), 500.0);
         assert_eq!((metrics.ttft_ns, metrics.decode_rate, metrics.tpot_ns), (None, None, None));
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn two_tokens_are_enough() {
         let mut short = sample();
-        short.times.tokens.truncate(2);
+        short.times.tokens = short.times.tokens[..2].into();
         assert_close(Metrics::of(&short).decode_rate.unwrap(), 100.0);
     }
 

@@ -60,7 +60,7 @@ pub fn classify(telemetry: &Telemetry) -> Quality {
         (Flag::SyncBoost, telemetry.throttled_ns.sync_boost.is_some_and(|ns| ns > 0)),
         (Flag::HostBound, telemetry.idle_share.is_some_and(|share| share > 0.0)),
     ];
-    Quality::of(&seen.into_iter().filter(|(_, is_seen)| *is_seen).map(|(flag, _)| flag).collect())
+    Quality::of(seen.into_iter().filter(|(_, is_seen)| *is_seen).map(|(flag, _)| flag).collect())
 }
 
 fn throttled_by_heat(telemetry: &Telemetry) -> bool {
@@ -81,9 +81,9 @@ fn spilled(telemetry: &Telemetry) -> bool {
 
 impl Quality {
     /// The quality that these flags of a sample stand for; those that are no matter of quality are left out.
-    pub fn of(flags: &Flags) -> Self {
-        let reasons: Flags = flags.iter().copied().filter(|flag| invalidates(*flag) || is_suspicious(*flag)).collect();
-        if reasons.iter().any(|flag| invalidates(*flag)) {
+    pub fn of(flags: Flags) -> Self {
+        let reasons: Flags = flags.iter().filter(|&flag| invalidates(flag) || is_suspicious(flag)).collect();
+        if reasons.iter().any(invalidates) {
             Self::Invalid(reasons)
         } else if reasons.is_empty() {
             Self::Valid
@@ -95,8 +95,8 @@ impl Quality {
     /// What must be said beside the repetition's numbers.
     pub fn flags(&self) -> Flags {
         match self {
-            Self::Valid => Flags::new(),
-            Self::Suspect(flags) | Self::Invalid(flags) => flags.clone(),
+            Self::Valid => Flags::empty(),
+            Self::Suspect(flags) | Self::Invalid(flags) => *flags,
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
     use crate::telemetry::{Pcie, Throttled};
 
     fn suspect(flag: Flag) -> Quality {
-        Quality::Suspect(Flags::from([flag]))
+        Quality::Suspect(Flags::from_iter([flag]))
     }
 
     /// How a repetition is judged of which only this is known.
@@ -159,13 +159,16 @@ mod tests {
 
     #[test]
     fn what_the_hardware_or_others_did_makes_it_invalid() {
-        let slowdown = Quality::Invalid(Flags::from([Flag::HardwareSlowdown]));
+        let slowdown = Quality::Invalid(Flags::from_iter([Flag::HardwareSlowdown]));
         assert_eq!(judged(|t| t.throttled_ns.hw_thermal = Some(1)), slowdown);
         assert_eq!(judged(|t| t.throttled_ns.hw_power_brake = Some(1)), slowdown);
         assert_eq!(judged(|t| t.throttled_ns.hw_slowdown = Some(1)), slowdown);
-        assert_eq!(judged(|t| t.foreign_processes = Some(1)), Quality::Invalid(Flags::from([Flag::ForeignProcess])));
+        assert_eq!(
+            judged(|t| t.foreign_processes = Some(1)),
+            Quality::Invalid(Flags::from_iter([Flag::ForeignProcess]))
+        );
         let both = judged(|t| (t.foreign_processes, t.on_battery) = (Some(2), Some(true)));
-        assert_eq!(both, Quality::Invalid(Flags::from([Flag::ForeignProcess, Flag::OnBattery])));
+        assert_eq!(both, Quality::Invalid(Flags::from_iter([Flag::ForeignProcess, Flag::OnBattery])));
         assert!(!both.counts());
     }
 
@@ -210,10 +213,10 @@ mod tests {
     #[test]
     fn a_samples_other_flags_are_no_matter_of_quality() {
         for flag in Flag::ALL {
-            let quality = Quality::of(&Flags::from([flag]));
-            assert_eq!(quality.flags().contains(&flag), invalidates(flag) || is_suspicious(flag));
+            let quality = Quality::of(Flags::from_iter([flag]));
+            assert_eq!(quality.flags().contains(flag), invalidates(flag) || is_suspicious(flag));
             assert!(!(invalidates(flag) && is_suspicious(flag)));
         }
-        assert_eq!(Quality::of(&Flags::from([Flag::SyntheticWeights, Flag::TelemetryLost])), Quality::Valid);
+        assert_eq!(Quality::of(Flags::from_iter([Flag::SyntheticWeights, Flag::TelemetryLost])), Quality::Valid);
     }
 }

@@ -1,5 +1,7 @@
 //! Samples: the raw record of one repetition. Everything else is derived from it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::cell::CellHash;
@@ -31,7 +33,7 @@ pub struct Times {
     /// `t_ps`: the prompt is processed, device synchronised.
     pub prefill_done: u64,
     /// `t_1 … t_N`: the step's token ids are on the host, one time per step for all sequences of a batch.
-    pub tokens: Vec<u64>,
+    pub tokens: Box<[u64]>,
     /// `t_e`: the last piece of text is detokenised; equals `t_N` where there is no tokenizer.
     pub end: u64,
 }
@@ -51,8 +53,9 @@ pub struct Sample {
     pub prompt_digest: Digest,
     /// Sequences side by side.
     pub batch: u32,
-    /// Generated token ids, sequence after sequence: `batch × N`. Empty where none were chosen.
-    pub output: Vec<u32>,
+    /// Generated token ids, sequence after sequence: `batch × N`. Empty where none were chosen. Shared by those of a cell that are
+    /// the same, which nearly all are.
+    pub output: Arc<[u32]>,
     /// Time to load the model into this worker process, in nanoseconds.
     pub load_ns: u64,
     /// Time of the first warm-up repetition in this process, in nanoseconds.
@@ -228,19 +231,19 @@ pub(crate) mod tests {
                 tokenized: MS,
                 prefill_start: 2 * MS,
                 prefill_done: 22 * MS,
-                tokens: vec![25 * MS, 35 * MS, 55 * MS, 65 * MS],
+                tokens: [25 * MS, 35 * MS, 55 * MS, 65 * MS].into(),
                 end: 66 * MS,
             },
             prompt_tokens: 10,
             prompt_digest: Digest::of_tokens(&[1, 2, 3]),
             batch: 1,
-            output: vec![7, 8, 9, 10],
+            output: [7, 8, 9, 10].into(),
             load_ns: 1,
             first_repetition_ns: 1,
             warmup_repetitions: 4,
             peak_rss_bytes: None,
             threads: 2,
-            flags: Flags::new(),
+            flags: Flags::empty(),
             telemetry: None,
         }
     }
@@ -255,7 +258,7 @@ pub(crate) mod tests {
     #[test]
     fn a_good_sample_is_accepted() {
         assert_eq!(sample().check_itself(4), Ok(()));
-        assert_eq!(said(|s| (s.batch, s.output) = (2, vec![0; 8])), "accepted");
+        assert_eq!(said(|s| (s.batch, s.output) = (2, [0; 8].into())), "accepted");
         // Token ids that need no tokenizer, and a worker that starts at once.
         assert_eq!(said(|s| (s.times.tokenized, s.times.prefill_start) = (0, 0)), "accepted");
     }
@@ -265,19 +268,19 @@ pub(crate) mod tests {
         assert_snapshot!(said(|s| s.times.prefill_start = s.times.prefill_done), @"prefill took 0 ns: the clock stood still or nothing was executed");
         assert_snapshot!(said(|s| s.times.end = 86_400_000_000_001), @"lasted 86400000000001 ns, more than a day: not a duration in nanoseconds");
         assert_snapshot!(said(|s| s.times.end = u64::MAX), @"lasted 18446744073709551615 ns, more than a day: not a duration in nanoseconds");
-        assert_snapshot!(said(|s| (s.prompt_tokens, s.times.tokens, s.output) = (0, vec![], vec![])), @"has 0 token times where 4 tokens were to be generated");
-        assert_snapshot!(said(|s| (s.batch, s.output) = (0, vec![])), @"batch is 0");
+        assert_snapshot!(said(|s| (s.prompt_tokens, s.times.tokens, s.output) = (0, [].into(), [].into())), @"has 0 token times where 4 tokens were to be generated");
+        assert_snapshot!(said(|s| (s.batch, s.output) = (0, [].into())), @"batch is 0");
     }
 
     #[test]
     fn forward_passes_alone_are_samples_too() {
         let decode = |s: &mut Sample| {
-            (s.prompt_tokens, s.output) = (0, vec![]);
+            (s.prompt_tokens, s.output) = (0, [].into());
             (s.times.tokenized, s.times.prefill_start, s.times.prefill_done) = (0, 0, 0);
         };
         assert_eq!(said(decode), "accepted");
         let mut prefill = sample();
-        (prefill.times.tokens, prefill.output) = (vec![], vec![]);
+        (prefill.times.tokens, prefill.output) = ([].into(), [].into());
         assert_eq!(prefill.check_itself(0), Ok(()));
         prefill.prompt_tokens = 0;
         assert_eq!(prefill.check_itself(0).unwrap_err().to_string(), "prompt_tokens is 0");
@@ -312,9 +315,9 @@ pub(crate) mod tests {
 
     #[test]
     fn counts_that_differ_are_shown() {
-        assert_snapshot!(said(|s| s.times.tokens.truncate(3)), @"has 3 token times where 4 tokens were to be generated");
-        assert_snapshot!(said(|s| s.times.tokens.clear()), @"has 0 token times where 4 tokens were to be generated");
-        assert_snapshot!(said(|s| s.output.truncate(3)), @"has 3 output token ids where batch x steps is 4");
+        assert_snapshot!(said(|s| s.times.tokens = s.times.tokens[..3].into()), @"has 3 token times where 4 tokens were to be generated");
+        assert_snapshot!(said(|s| s.times.tokens = [].into()), @"has 0 token times where 4 tokens were to be generated");
+        assert_snapshot!(said(|s| s.output = s.output[..3].into()), @"has 3 output token ids where batch x steps is 4");
         assert_snapshot!(said(|s| s.batch = u32::MAX), @"has 4 output token ids where batch x steps is 17179869180");
     }
 }

@@ -20,16 +20,17 @@ const CRITICAL: f64 = 3.29;
 /// `processes` are values in the order in which they were measured, for each process.
 pub fn trend(processes: &[Vec<f64>]) -> Option<f64> {
     let (mut balance, mut variance) = (0.0, 0.0);
-    let mut changes = Vec::new();
     for values in processes {
         let n = values.len() as f64;
         balance += pairs(values).map(|(_, step)| sign(step)).sum::<f64>();
         variance += n * (n - 1.0) * (2.0 * n + 5.0) / 18.0;
-        changes.extend(change(values));
     }
-    let is_clear = balance.abs() - 1.0 > CRITICAL * variance.sqrt();
-    let change = ranks::median(&ranks::sorted(changes))?;
-    (is_clear && change.abs() >= MIN_CHANGE).then_some(change)
+    // Most values have no trend, and need not have their slopes sorted.
+    if balance.abs() - 1.0 <= CRITICAL * variance.sqrt() {
+        return None;
+    }
+    let changes = ranks::sorted(processes.iter().filter_map(|values| change(values)));
+    ranks::median(&changes).filter(|change| change.abs() >= MIN_CHANGE)
 }
 
 /// How far apart two values of a process are, and the step from the earlier to the later one, for all pairs.

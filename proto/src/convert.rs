@@ -12,6 +12,7 @@ use regatta_core::canary::{Canary, Reading};
 use regatta_core::cell::{CellHash, Outcome};
 use regatta_core::device::{Device, DeviceFacts};
 use regatta_core::digest::Digest;
+use regatta_core::flag::Flag;
 use regatta_core::id::BuildName;
 use regatta_core::passes::Stopped;
 use regatta_core::policy::{Exclusive, Passes, Policy, Warmup};
@@ -334,19 +335,19 @@ impl From<&Sample> for pb::Sample {
                 tokenized_ns: times.tokenized,
                 prefill_start_ns: times.prefill_start,
                 prefill_done_ns: times.prefill_done,
-                token_ns: times.tokens.clone(),
+                token_ns: times.tokens.to_vec(),
                 end_ns: times.end,
             }),
             prompt_tokens: sample.prompt_tokens,
             prompt_digest: bytes(sample.prompt_digest),
             batch: sample.batch,
-            output: sample.output.clone(),
+            output: sample.output.to_vec(),
             load_ns: sample.load_ns,
             first_repetition_ns: sample.first_repetition_ns,
             warmup_repetitions: sample.warmup_repetitions,
             peak_rss_bytes: sample.peak_rss_bytes,
             threads: sample.threads,
-            flags: sample.flags.iter().map(ToString::to_string).collect(),
+            flags: sample.flags.iter().map(|flag| flag.to_string()).collect(),
             video_memory: None,
         }
     }
@@ -370,19 +371,19 @@ impl TryFrom<pb::Sample> for Sample {
                 tokenized: times.tokenized_ns,
                 prefill_start: times.prefill_start_ns,
                 prefill_done: times.prefill_done_ns,
-                tokens: times.token_ns,
+                tokens: times.token_ns.into(),
                 end: times.end_ns,
             },
             prompt_tokens: wire.prompt_tokens,
             prompt_digest: digest("sample.prompt_digest", &wire.prompt_digest)?,
             batch: wire.batch,
-            output: wire.output,
+            output: wire.output.into(),
             load_ns: wire.load_ns,
             first_repetition_ns: wire.first_repetition_ns,
             warmup_repetitions: wire.warmup_repetitions,
             peak_rss_bytes: wire.peak_rss_bytes,
             threads: wire.threads,
-            flags: wire.flags.iter().map(|flag| parse("sample.flags", flag)).collect::<Result<_, _>>()?,
+            flags: wire.flags.iter().map(|flag| parse::<Flag>("sample.flags", flag)).collect::<Result<_, _>>()?,
             telemetry: None,
         })
     }
@@ -642,11 +643,11 @@ mod tests {
         Sample {
             key: SampleKey { cell: CellHash(Digest::of(b"cell")), epoch: Epoch(2), repetition: 1 },
             started_at: Timestamp::UNIX_EPOCH,
-            times: Times { tokenized: 1, prefill_start: 2, prefill_done: 3, tokens: vec![4, 5], end: 6 },
+            times: Times { tokenized: 1, prefill_start: 2, prefill_done: 3, tokens: [4, 5].into(), end: 6 },
             prompt_tokens: 8,
             prompt_digest: Digest::of(b"prompt"),
             batch: 1,
-            output: vec![10, 11],
+            output: [10, 11].into(),
             load_ns: 12,
             first_repetition_ns: 13,
             warmup_repetitions: 4,

@@ -184,7 +184,7 @@ pub struct Rejected {
 impl CellResult {
     /// Sorts `samples` into those that count (of lease `epoch`, else of the newest), those that would but for their
     /// surroundings, those of other leases and those that break a rule.
-    pub fn new(cell: Cell, outcome: Option<Outcome>, epoch: Option<Epoch>, samples: Vec<Sample>) -> Self {
+    pub fn new(cell: Cell, outcome: Option<Outcome>, epoch: Option<Epoch>, mut samples: Vec<Sample>) -> Self {
         let hash = cell.hash();
         let workload = Arc::clone(&cell.workload);
         let mut result = Self {
@@ -202,16 +202,21 @@ impl CellResult {
             superseded: vec![],
             rejected: vec![],
         };
+        share_output(&mut samples);
         let counted = epoch.or_else(|| samples.iter().map(|s| s.key.epoch).max());
-        for sample in samples {
+        let counts = |sample: &Sample| {
+            Some(sample.key.epoch) == counted && Quality::of(sample.flags).counts() && sample.check(&workload).is_ok()
+        };
+        // Most count, and stay where they are: there may be a million of them.
+        for sample in samples.extract_if(.., |sample| !counts(sample)) {
             let SampleKey { epoch, repetition, .. } = sample.key;
             match sample.check(&workload) {
                 Err(e) => result.reject(epoch, Some(repetition), e.to_string()),
                 Ok(()) if Some(epoch) != counted => result.superseded.push(sample),
-                Ok(()) if Quality::of(&sample.flags).counts() => result.samples.push(sample),
                 Ok(()) => result.unfit.push(sample),
             }
         }
+        result.samples = samples;
         for list in [&mut result.samples, &mut result.unfit, &mut result.superseded] {
             list.sort_by(|a, b| a.key.cmp(&b.key));
         }
@@ -238,7 +243,7 @@ impl CellResult {
     pub fn flags_of(&self, sample: &Sample) -> Flags {
         let differs = self.agreement(sample).is_some_and(|agreement| !agreement.is_full());
         let told = [(Flag::FasterThanPhysics, self.is_below_floor(sample)), (Flag::OutputChanged, differs)];
-        sample.flags.iter().copied().chain(told.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag)).collect()
+        sample.flags.iter().chain(told.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag)).collect()
     }
 
     /// How far a repetition's output agrees with that of the cell's first one, whichever process measured either. `None`
@@ -308,8 +313,8 @@ impl CellResult {
     fn impossible(&self) -> Option<Flag> {
         let floor = self.floor();
         let broken = |sample: &Sample| floor.is_some_and(|floor| floor.is_broken_by(sample));
-        let too_fast = |sample: &Sample| sample.flags.contains(&Flag::FasterThanPhysics) || broken(sample);
-        let hasty = self.samples.iter().filter(|sample| sample.flags.contains(&Flag::NotWaitedFor)).count();
+        let too_fast = |sample: &Sample| sample.flags.contains(Flag::FasterThanPhysics) || broken(sample);
+        let hasty = self.samples.iter().filter(|sample| sample.flags.contains(Flag::NotWaitedFor)).count();
         if self.samples.iter().chain(&self.unfit).any(too_fast) {
             Some(Flag::FasterThanPhysics)
         } else {
@@ -327,6 +332,14 @@ impl CellResult {
             None if self.samples.is_empty() && self.unfit.is_empty() => "waiting",
             None => "measuring",
         }
+    }
+}
+
+/// Has samples with the same output as the first one hold it in common.
+fn share_output(samples: &mut [Sample]) {
+    let Some((first, others)) = samples.split_first_mut() else { return };
+    for other in others.iter_mut().filter(|other| other.output == first.output) {
+        other.output = Arc::clone(&first.output);
     }
 }
 

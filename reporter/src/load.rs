@@ -67,19 +67,14 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     let records = reader.cells(id).await?;
     let workers = reader.worker_facts(id).await?;
     let (mut refused, rejected) = by_cell(reader.rejected_samples(id).await?);
-    let mut samples: HashMap<CellHash, Vec<Sample>> = HashMap::new();
-    for sample in reader.all_samples(id).await? {
-        samples.entry(sample.key.cell).or_default().push(sample);
-    }
     let groups = Groups::new(&records, &reader.trials(id).await?, reader.begun(id).await?);
     let per_pass = record.policy.repetitions;
     let mut hosts = hosts(reader.run_devices(id).await?, &records, &workers);
     take_canaries(&mut hosts, &reader.canaries().await?, record.summary.ended_at);
     // A manifest that this version can't read means no utilisation, not no report.
     let models = parse_manifest("models", &record.bundle.models).unwrap_or_default();
-    let cell = |record: CellRecord| {
+    let mut cell = |record: CellRecord, samples: Vec<Sample>| {
         let facts = facts(&record, &workers);
-        let samples = samples.remove(&record.hash).unwrap_or_default();
         let refused = refused.remove(&record.hash).unwrap_or_default();
         let (group, skews) = groups.of(&record);
         let ceiling = ceiling(&record.cell, &models, &hosts);
@@ -91,7 +86,11 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
     let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();
     let night = night(reader, id, &records).await?;
-    let cells = records.into_iter().map(cell).collect();
+    let mut cells = Vec::with_capacity(records.len());
+    for record in records {
+        let samples = reader.samples_of_cell(id, record.hash).await?;
+        cells.push(cell(record, samples));
+    }
     Ok(Run {
         id: record.summary.id,
         scenario: record.summary.name,

@@ -157,7 +157,7 @@ impl Repetition {
         Self { itl, ..Self::new(sample, &metrics) }
     }
 
-    /// Without the times between tokens, which are pooled over repetitions where many are described.
+    /// Without the times between tokens, which take more time than all the rest.
     fn new(sample: &Sample, metrics: &Metrics) -> Self {
         let telemetry = sample.telemetry.as_deref();
         Self {
@@ -251,11 +251,13 @@ pub fn process_values(samples: &[Sample], per_pass: u32, of: fn(&Repetition) -> 
     }
 }
 
-/// Repetitions by the worker process that measured them: number `r` is of process `r / per_pass`.
+/// Repetitions by the worker process that measured them: number `r` is of process `r / per_pass`. Without their times between
+/// tokens.
 pub fn processes(samples: &[Sample], per_pass: u32) -> BTreeMap<u32, Vec<Repetition>> {
     let mut processes = BTreeMap::<u32, Vec<Repetition>>::new();
     for sample in samples {
-        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(Repetition::of(sample));
+        let repetition = Repetition::new(sample, &Metrics::of(sample));
+        processes.entry(sample.key.repetition / per_pass.max(1)).or_default().push(repetition);
     }
     processes
 }

@@ -64,7 +64,7 @@ fn repetitions(count: u64) -> Duration {
         policy: &policy,
         load_ns: 0,
         threads: 1,
-        flags: Flags::new(),
+        flags: Flags::empty(),
         clock: Clock::Monotonic,
     };
     let mut sum = Sum(Duration::ZERO);

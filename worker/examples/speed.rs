@@ -76,7 +76,7 @@ fn main() -> Result<()> {
         policy: &policy,
         load_ns: 0,
         threads: cpu::default_threads(),
-        flags: Flags::new(),
+        flags: Flags::empty(),
         clock: Clock::Monotonic,
     };
     let mut session = backend.open(&input.plan)?;

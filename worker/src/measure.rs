@@ -341,7 +341,7 @@ fn sample(
     warm: Warm,
     first: &First,
 ) -> Sample {
-    let mut flags = conditions.flags.clone();
+    let mut flags = conditions.flags;
     if !warm.stable {
         flags.insert(Flag::WarmupNotStable);
     }
@@ -358,13 +358,13 @@ fn sample(
             tokenized: record.tokenized,
             prefill_start: record.prefill_start,
             prefill_done: record.prefill_done,
-            tokens: record.tokens.clone(),
+            tokens: record.tokens.as_slice().into(),
             end: record.end,
         },
         prompt_tokens: input.plan.prompt,
         prompt_digest: input.digest,
         batch: input.plan.batch,
-        output: record.output.clone(),
+        output: record.output.as_slice().into(),
         load_ns: conditions.load_ns,
         first_repetition_ns: first.duration_ns,
         warmup_repetitions: warm.repetitions,

@@ -355,7 +355,7 @@ impl Loaded {
             policy: &assignment.trial.policy,
             load_ns: self.load_ns,
             threads: self.info.threads,
-            flags: self.flags.clone(),
+            flags: self.flags,
             clock: self.backend.clock(),
         };
         let fault = match assignment.trial.backend {

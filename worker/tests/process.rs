@@ -249,7 +249,7 @@ fn a_trial_is_told_frame_by_frame() {
     for (i, sample) in samples.iter().enumerate() {
         sample.check_itself(4).unwrap();
         assert_eq!((sample.key.repetition as usize, sample.key.epoch.0, sample.batch), (i % 3, 5, 2));
-        assert!(sample.flags.contains(&Flag::FakeBackend) && sample.flags.contains(&Flag::SyntheticWeights));
+        assert!(sample.flags.contains(Flag::FakeBackend) && sample.flags.contains(Flag::SyntheticWeights));
         assert!(sample.peak_rss_bytes.is_some() == cfg!(target_os = "linux"));
     }
     assert_eq!(outcomes(&messages), [Outcome::Ok, Outcome::Ok]);
@@ -320,7 +320,7 @@ fn a_device_that_is_not_waited_for_is_too_fast() {
     let (hasty, ..) = fake(&["fault-no-sync"]);
     let last = |messages: &[from_worker::Message]| samples(messages)[1].times.end;
     assert!(last(&hasty) * 3 < last(&honest));
-    let flagged = |messages: &[from_worker::Message]| samples(messages)[1].flags.contains(&Flag::FasterThanPhysics);
+    let flagged = |messages: &[from_worker::Message]| samples(messages)[1].flags.contains(Flag::FasterThanPhysics);
     assert!(flagged(&hasty) && !flagged(&honest));
 }
 
@@ -391,7 +391,7 @@ fn engines_measure_synthetic_weights_through_the_same_frames() {
         println!("{backend}: {:?}\n{}", messages[0], ended.stderr);
         for sample in samples(&messages) {
             sample.check_itself(4).unwrap();
-            assert!(!sample.flags.contains(&Flag::OutputChanged));
+            assert!(!sample.flags.contains(Flag::OutputChanged));
             assert_eq!(sample.threads, 2);
             outputs.push((sample.prompt_digest, sample.output));
         }

@@ -438,14 +438,14 @@ impl Run<'_> {
             Step::Sample { cell, sample, measured, repetitions, decode_rate, last } => {
                 clock.repetition_over(self.context.timing.repetition);
                 let telemetry = self.look_back(&sample).await;
-                let flags = surroundings(telemetry.as_ref(), &self.context.conditions);
+                let flags = surroundings(telemetry.as_ref(), self.context.conditions);
                 if let Some(watch) = &mut self.watch {
                     watch.next(sample.repetition.saturating_add(1));
                 }
-                let counts = Quality::of(&flags).counts();
+                let counts = Quality::of(flags).counts();
                 self.is_hot |= !counts;
                 self.course.add(&measured, counts);
-                if let Some(cut) = self.write_sample(*sample, telemetry, &flags).await? {
+                if let Some(cut) = self.write_sample(*sample, telemetry, flags).await? {
                     return Ok(Some(Heard::Cut(cut)));
                 }
                 self.progress(Some(cell), "measuring", repetitions, decode_rate);
@@ -544,7 +544,7 @@ impl Run<'_> {
         &mut self,
         sample: pb::Sample,
         telemetry: Option<Telemetry>,
-        flags: &Flags,
+        flags: Flags,
     ) -> Result<Option<Cut>, Released> {
         let record = sample_record(sample, telemetry.as_ref(), flags);
         if record.len() > crate::spool::MAX_RECORD {
@@ -780,8 +780,8 @@ fn to_worker(message: to_worker::Message) -> pb::ToWorker {
 }
 
 /// The flags that follow from what was seen around a sample, and those of the machine's `conditions`.
-fn surroundings(telemetry: Option<&Telemetry>, conditions: &Flags) -> Flags {
-    let mut flags = conditions.clone();
+fn surroundings(telemetry: Option<&Telemetry>, conditions: Flags) -> Flags {
+    let mut flags = conditions;
     if let Some(telemetry) = telemetry {
         flags.extend(quality::classify(telemetry).flags());
         flags.extend((!telemetry.lost.is_empty()).then_some(Flag::TelemetryLost));
@@ -790,8 +790,8 @@ fn surroundings(telemetry: Option<&Telemetry>, conditions: &Flags) -> Flags {
 }
 
 /// A sample with what was seen around it and what is to be said of that.
-fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, flags: &Flags) -> Vec<u8> {
-    sample.flags.extend(flags.iter().map(ToString::to_string));
+fn sample_record(mut sample: pb::Sample, telemetry: Option<&Telemetry>, flags: Flags) -> Vec<u8> {
+    sample.flags.extend(flags.iter().map(|flag| flag.to_string()));
     sample.video_memory = None;
     let record = Some(trial_record::Record::Sample(sample));
     pb::TrialRecord { record, telemetry: telemetry.map(Into::into) }.encode_to_vec()

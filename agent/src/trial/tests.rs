@@ -115,7 +115,7 @@ impl Scripted {
             telemetry: Recorder::off(),
             machine: Machine::new("host".parse().unwrap(), Vec::new()),
             cooling: Cooling::new(None),
-            conditions: Flags::new(),
+            conditions: Flags::empty(),
             progress: mpsc::channel(1).0,
             timing: self.timing.clone(),
         })

@@ -68,7 +68,7 @@ fn seen(sample: &Sample) -> &Telemetry {
 }
 
 fn with(samples: &[Sample], flag: Flag) -> usize {
-    samples.iter().filter(|sample| sample.flags.contains(&flag)).count()
+    samples.iter().filter(|sample| sample.flags.contains(flag)).count()
 }
 
 #[tokio::test]
@@ -89,12 +89,12 @@ async fn repetitions_that_were_disturbed_are_marked_kept_and_not_counted() {
     assert!(with(&samples, Flag::ForeignProcess) >= 4, "{}", with(&samples, Flag::ForeignProcess));
     let slowed = with(&samples, Flag::HardwareSlowdown);
     assert!((1..=3).contains(&slowed), "the counter grew once, {slowed} repetitions have it");
-    let clean = samples.iter().filter(|sample| Quality::of(&sample.flags) == Quality::Valid).count();
+    let clean = samples.iter().filter(|sample| Quality::of(sample.flags) == Quality::Valid).count();
     assert!(clean > 20, "{clean} of {REPETITIONS} are clean");
     for sample in &samples {
-        assert_eq!(sample.flags.contains(&Flag::ForeignProcess), seen(sample).foreign_processes == Some(1));
+        assert_eq!(sample.flags.contains(Flag::ForeignProcess), seen(sample).foreign_processes == Some(1));
         let slowed = seen(sample).throttled_ns.hw_thermal;
-        assert_eq!(sample.flags.contains(&Flag::HardwareSlowdown), slowed == Some(5_000_000), "{slowed:?}");
+        assert_eq!(sample.flags.contains(Flag::HardwareSlowdown), slowed == Some(5_000_000), "{slowed:?}");
         assert_eq!(seen(sample).clock_mhz.map(|clock| clock.median), Some(1500.0));
     }
 
@@ -122,7 +122,7 @@ async fn a_source_that_dies_costs_its_numbers_and_nothing_else() {
     let lost = with(&samples, Flag::TelemetryLost);
     assert!(lost >= 6 && lost < samples.len(), "{lost}");
     for sample in &samples {
-        let (telemetry, lost) = (seen(sample), sample.flags.contains(&Flag::TelemetryLost));
+        let (telemetry, lost) = (seen(sample), sample.flags.contains(Flag::TelemetryLost));
         assert_eq!(telemetry.lost, if lost { vec!["script"] } else { vec![] });
         assert!(lost || telemetry.clock_mhz.is_some(), "neither there nor said to be missing: {telemetry:?}");
     }
@@ -174,7 +174,7 @@ async fn without_telemetry_nothing_is_read_and_nothing_is_stored() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let samples = watched.samples().await;
     assert_eq!(samples.len(), 3);
-    assert!(samples.iter().all(|sample| sample.telemetry.is_none() && !sample.flags.contains(&Flag::TelemetryLost)));
+    assert!(samples.iter().all(|sample| sample.telemetry.is_none() && !sample.flags.contains(Flag::TelemetryLost)));
     let heads = &watched.csv()[0];
     assert!(heads.iter().any(|head| head == "load_by_others"), "{heads:?}");
 }

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use regatta_core::cell::CellHash;
 use regatta_core::digest::Digest;
-use regatta_core::flag::Flags;
+use regatta_core::flag::{Flag, Flags};
 use regatta_core::sample::{Sample, SampleKey, Times};
 use regatta_core::telemetry::Telemetry;
 use sqlx::sqlite::SqliteRow;
@@ -63,7 +63,7 @@ impl SampleRow {
             warmup_repetitions: sample.warmup_repetitions,
             peak_rss_bytes: sample.peak_rss_bytes.map(|bytes| stored("peak_rss_bytes", bytes)).transpose()?,
             threads: sample.threads,
-            flags: join_flags(&sample.flags),
+            flags: join_flags(sample.flags),
             telemetry: sample.telemetry.as_ref().map(|seen| to_json("telemetry", seen)).transpose()?,
         })
     }
@@ -150,11 +150,11 @@ fn telemetry(text: &str) -> Result<Box<Telemetry>, StoreError> {
     serde_json::from_str(text).map_err(|error| unreadable("samples.telemetry", &error))
 }
 
-fn join_flags(flags: &Flags) -> String {
-    flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>().join(",")
+fn join_flags(flags: Flags) -> String {
+    flags.iter().map(Flag::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn split_flags(text: &str) -> Result<Flags, StoreError> {
-    let flag = |name: &str| name.parse().map_err(|_| unreadable("samples.flags", &name));
+    let flag = |name: &str| name.parse::<Flag>().map_err(|_| unreadable("samples.flags", &name));
     text.split(',').filter(|name| !name.is_empty()).map(flag).collect()
 }

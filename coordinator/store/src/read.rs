@@ -430,6 +430,14 @@ impl Reader {
         rows.iter().map(blob::sample).collect()
     }
 
+    /// Every stored sample of one cell, those of older leases included, by lease and repetition. Reading a run cell by cell takes
+    /// little more memory than its samples do; all of its rows at once take several times as much.
+    pub async fn samples_of_cell(&self, run: &RunId, cell: CellHash) -> Result<Vec<Sample>, StoreError> {
+        let sql = "SELECT * FROM samples WHERE run_id = ? AND cell_hash = ? ORDER BY epoch, repetition";
+        let query = sqlx::query(sql).bind(run.as_str()).bind(cell.0.as_bytes().as_slice());
+        query.fetch_all(&self.pool).await?.iter().map(blob::sample).collect()
+    }
+
     /// Bytes of the run's token times and outputs: what reading its samples takes, and the better part of a report of it.
     pub async fn sample_bytes(&self, run: &RunId) -> Result<u64, StoreError> {
         // Lengths stand before the blobs, which are not read for them.

@@ -50,7 +50,7 @@ impl Metric {
 /// `r` is of process `r / per_pass`. Repetitions in doubtful surroundings count only where most processes have no others: then
 /// the night is suspect.
 pub fn processes(samples: &[Sample], per_pass: u32, metric: Metric) -> (Vec<f64>, Standing) {
-    let counted = |sample: &&Sample| Quality::of(&sample.flags).counts();
+    let counted = |sample: &&Sample| Quality::of(sample.flags).counts();
     let all = medians(samples.iter().filter(counted), per_pass, metric);
     let good = medians(samples.iter().filter(|sample| is_valid(sample)), per_pass, metric);
     let (values, standing) =
@@ -67,7 +67,7 @@ pub fn pairs(base: &[Sample], candidate: &[Sample], per_pass: u32, metric: Metri
 }
 
 fn is_valid(sample: &Sample) -> bool {
-    Quality::of(&sample.flags) == Quality::Valid
+    Quality::of(sample.flags) == Quality::Valid
 }
 
 /// The value of each worker process, by its number.
@@ -84,7 +84,7 @@ fn medians<'s>(samples: impl Iterator<Item = &'s Sample>, per_pass: u32, metric:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flag::Flag;
+    use crate::flag::{Flag, Flags};
     use crate::sample::tests::sample;
 
     /// 3 processes with 2 repetitions each; the second repetition of each is slower.
@@ -92,7 +92,7 @@ mod tests {
         let of = |repetition: u32| {
             let mut sample = sample();
             sample.key.repetition = repetition;
-            sample.flags.clear();
+            sample.flags = Flags::empty();
             let stretch = |time: &mut u64| *time *= u64::from(1 + repetition % 2);
             sample.times.tokens.iter_mut().for_each(stretch);
             sample

@@ -433,7 +433,7 @@ fn cell(pair: &Matched<'_>, paired: bool, threshold: f64) -> CellComparison {
         base_cell: pair.base.hash.to_string(),
         candidate_cell: pair.candidate.hash.to_string(),
         verdict: Verdict::NoInterval,
-        suspect: sides.iter().any(|cell| Quality::of(&cell.flags()) != Quality::Valid),
+        suspect: sides.iter().any(|cell| Quality::of(cell.flags()) != Quality::Valid),
         metrics: METRICS.iter().filter_map(metric).collect(),
     }
 }

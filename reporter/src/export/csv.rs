@@ -181,7 +181,7 @@ fn line(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> [Stri
         Digest::of_tokens(&sample.output).to_string(),
         flags.join(" "),
         METHOD_VERSION.to_string(),
-        Quality::of(&sample.flags).as_str().to_owned(),
+        Quality::of(sample.flags).as_str().to_owned(),
         decimal(seen.load_by_others),
         decimal(seen.clock_mhz.map(|clock| clock.median)),
         decimal(seen.cpu_mhz.map(|clock| clock.median)),

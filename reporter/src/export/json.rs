@@ -121,12 +121,12 @@ fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSam
         tokenized_ns: sample.times.tokenized,
         prefill_start_ns: sample.times.prefill_start,
         prefill_done_ns: sample.times.prefill_done,
-        token_ns: sample.times.tokens.clone(),
+        token_ns: sample.times.tokens.to_vec(),
         end_ns: sample.times.end,
         prompt_tokens: sample.prompt_tokens,
         prompt_digest: sample.prompt_digest.to_string(),
         batch: sample.batch,
-        output: sample.output.clone(),
+        output: sample.output.to_vec(),
         first_differing_token: result.agreement(sample).and_then(Agreement::first_differing),
         load_ns: sample.load_ns,
         first_repetition_ns: sample.first_repetition_ns,
@@ -134,7 +134,7 @@ fn raw(run: &Run, result: &CellResult, sample: &Sample, counted: bool) -> RawSam
         peak_rss_bytes: sample.peak_rss_bytes,
         threads: sample.threads,
         flags: result.flags_of(sample).into_iter().map(Flag::as_str).collect(),
-        quality: Quality::of(&sample.flags).as_str(),
+        quality: Quality::of(sample.flags).as_str(),
         telemetry: sample.telemetry.as_deref().cloned(),
     }
 }

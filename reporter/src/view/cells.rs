@@ -188,7 +188,7 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
         size: measured.size(),
         place: subject.short_label(),
         n: stats.values(),
-        partial: !measured.result.is_ok(),
+        partial: !measured.is_ok,
         decode: spread(stats.decode_rate),
         decode_ci: interval(stats.decode_rate),
         prefill: spread(stats.prefill_rate),
@@ -298,9 +298,9 @@ pub(super) fn problem(result: &CellResult) -> Problem {
 
 /// Why none of its repetitions counts.
 fn unfit(result: &CellResult) -> String {
-    let Quality::Invalid(flags) = Quality::of(&result.flags()) else { return String::new() };
-    let invalid = |flag: &Flag| !Quality::of(&[*flag].into()).counts();
-    let reasons: Vec<&str> = flags.iter().filter(|flag| invalid(flag)).map(|flag| flag.meaning()).collect();
+    let Quality::Invalid(flags) = Quality::of(result.flags()) else { return String::new() };
+    let invalid = |flag: &Flag| !Quality::of((*flag).into()).counts();
+    let reasons: Vec<&str> = flags.iter().filter(|flag| invalid(flag)).map(Flag::meaning).collect();
     format!("no repetition may be counted: {}", reasons.join("; "))
 }
 
@@ -452,7 +452,7 @@ fn repetition(result: &CellResult, sample: &Sample, counted: bool, columns: &[Co
 }
 
 fn why_not(sample: &Sample, counted: bool) -> &'static str {
-    match Quality::of(&sample.flags) {
+    match Quality::of(sample.flags) {
         _ if counted => "",
         Quality::Invalid(_) => "its surroundings forbid to count it: kept, see its flags",
         _ => "measured under another lease: kept, not counted",

@@ -97,7 +97,7 @@ fn comparison(
     base: BackendKind,
     other: BackendKind,
 ) -> Option<Comparison> {
-    let cell = |backend, workload| subject.at(backend, precision, workload).filter(|m| m.result.is_ok());
+    let cell = |backend, workload| subject.at(backend, precision, workload).filter(|m| m.is_ok);
     let cells: Vec<_> =
         subject.workloads().into_iter().filter_map(|w| Some((cell(base, w)?, cell(other, w)?))).collect();
     if cells.is_empty() {
@@ -257,7 +257,7 @@ pub(super) fn headlines(subjects: &[Subject<'_>], comparisons: &[Comparison]) ->
 }
 
 fn fastest(subject: &Subject<'_>, name_subject: bool) -> Option<Headline> {
-    let rates = subject.cells.iter().filter(|m| m.result.is_ok());
+    let rates = subject.cells.iter().filter(|m| m.is_ok);
     let rates = rates.filter_map(|m| Some((m, m.stats.decode_rate?.median)));
     let (best, rate) = rates.max_by(|a, b| a.1.total_cmp(&b.1))?;
     let lead =

@@ -33,7 +33,7 @@ pub struct Overhead {
 pub(super) fn overheads(subjects: &[Subject<'_>]) -> Vec<Overhead> {
     let cells = |kernel: bool| {
         let subjects = subjects.iter().filter(move |subject| subject.is_kernel() == kernel);
-        subjects.flat_map(|subject| subject.cells.iter().filter(|m| m.result.is_ok()).map(move |m| (subject, m)))
+        subjects.flat_map(|subject| subject.cells.iter().filter(|m| m.is_ok).map(move |m| (subject, m)))
     };
     let pairs = cells(false).filter_map(|(subject, whole)| {
         let steps = cells(true).map(|(_, steps)| steps).find(|steps| belongs(steps, whole));

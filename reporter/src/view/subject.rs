@@ -20,6 +20,8 @@ use crate::text;
 /// A cell with its statistics.
 pub(super) struct Measured<'a> {
     pub(super) result: &'a CellResult,
+    /// [`CellResult::is_ok`], which looks at every repetition.
+    pub(super) is_ok: bool,
     pub(super) stats: CellStats,
     pub(super) used: Used,
 }
@@ -93,7 +95,7 @@ fn gather(run: &Run, which: fn(&Cell) -> bool) -> Vec<Subject<'_>> {
     let mut subjects: Vec<Subject<'_>> = Vec::new();
     for result in run.cells.iter().filter(|result| which(&result.cell)) {
         let stats = CellStats::of(&result.samples, result.per_pass);
-        let measured = Measured { result, stats, used: Used::of(result) };
+        let measured = Measured { result, is_ok: result.is_ok(), stats, used: Used::of(result) };
         match subjects.iter_mut().find(|s| same(run, s.cell(), &result.cell)) {
             Some(subject) => subject.cells.push(measured),
             None => subjects.push(Subject { run, cells: vec![measured] }),
@@ -215,8 +217,8 @@ impl<'a> Measured<'a> {
     /// Whether its numbers must not be taken as settled.
     pub(super) fn is_suspect(&self) -> bool {
         let flags = self.result.flags();
-        let unsettled = [Flag::WarmupNotStable, Flag::OutputChanged, Flag::Trend, Flag::DebugBuild];
-        unsettled.iter().any(|f| flags.contains(f)) || Quality::of(&flags) != Quality::Valid
+        let unsettled = Flag::WarmupNotStable | Flag::OutputChanged | Flag::Trend | Flag::DebugBuild;
+        flags.intersects(unsettled) || Quality::of(flags) != Quality::Valid
     }
 
     /// `candle · q8_0 · long-prompt`.

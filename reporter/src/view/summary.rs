@@ -1,7 +1,7 @@
 //! The top of the page: when the run was, how its cells ended, and what must be known before a number is read.
 
 use regatta_core::artifact::Weights;
-use regatta_core::flag::Flag;
+use regatta_core::flag::{Flag, Flags};
 use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
 use serde::Serialize;
@@ -63,7 +63,8 @@ pub(super) fn status(run: &Run) -> String {
 
 /// What must be known before any number is read.
 pub(super) fn banners(run: &Run) -> Vec<Banner> {
-    let with = |flag: Flag| run.cells.iter().filter(|c| c.flags().contains(&flag)).count();
+    let flags: Vec<Flags> = run.cells.iter().map(CellResult::flags).collect();
+    let with = |flag: Flag| flags.iter().filter(|flags| flags.contains(flag)).count();
     let synthetic = run.cells.iter().filter(|c| c.cell.artifact.weights == Weights::Synthetic).count();
     let banner = |title: &str, text: String| Some(Banner { title: title.to_owned(), text });
     [
@@ -139,8 +140,8 @@ fn not_counted(run: &Run) -> Option<Banner> {
 /// Cells whose surroundings cast doubt on their numbers.
 fn suspect(run: &Run) -> Option<Banner> {
     let is_suspect = |cell: &&CellResult| {
-        let flags = cell.samples.iter().flat_map(|sample| sample.flags.iter().copied()).collect();
-        matches!(Quality::of(&flags), Quality::Suspect(_))
+        let flags = cell.samples.iter().map(|sample| sample.flags).collect();
+        matches!(Quality::of(flags), Quality::Suspect(_))
     };
     let cells = run.cells.iter().filter(is_suspect).count();
     let n = text::count(cells, "cell");

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "test data: everything in here is written to be valid")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "test data: small positive numbers")]
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +14,7 @@ use regatta_core::device::{Device, DeviceFacts, DeviceId, DeviceKind};
 use regatta_core::digest::Digest;
 use regatta_core::failure::FailureKind;
 use regatta_core::fingerprint::{self, Fingerprint};
-use regatta_core::flag::Flag;
+use regatta_core::flag::{Flag, Flags};
 use regatta_core::id::AgentId;
 use regatta_core::model::{BUILT_IN_MODELS, parse_manifest};
 use regatta_core::roofline::peaks::Number;
@@ -198,7 +197,7 @@ pub(crate) fn sample(cell: &Cell, epoch: Epoch, repetition: u32) -> Sample {
     Sample {
         key: SampleKey { cell: cell.hash(), epoch, repetition },
         started_at: start() + SignedDuration::from_secs(60 * i64::from(repetition)),
-        times: Times { tokenized: 0, prefill_start: 40_000, prefill_done, end: now, tokens },
+        times: Times { tokenized: 0, prefill_start: 40_000, prefill_done, end: now, tokens: tokens.into() },
         prompt_tokens: prompt,
         prompt_digest: Digest::of(&prompt.to_le_bytes()),
         batch: workload.batch,
@@ -209,8 +208,8 @@ pub(crate) fn sample(cell: &Cell, epoch: Epoch, repetition: u32) -> Sample {
         peak_rss_bytes: Some((step_ms * 38e6) as u64 + 400_000_000),
         threads: 16,
         flags: match cell.artifact.weights {
-            Weights::Synthetic => [Flag::SyntheticWeights].into(),
-            Weights::Real => BTreeSet::new(),
+            Weights::Synthetic => Flag::SyntheticWeights.into(),
+            Weights::Real => Flags::empty(),
         },
         telemetry: None,
     }
@@ -644,9 +643,9 @@ fn swept_sample(cell: &Cell, repetition: u32) -> Sample {
         now += step * drift * (1.0 + context / 20_000.0) * noise.factor(0.02);
         tokens.push(now as u64);
     }
-    sample.times.tokens = tokens;
+    sample.times.tokens = tokens.into();
     sample.times.end = now as u64 + 20_000;
-    sample.output = if kind.is_kernel() { vec![] } else { sample.output };
+    sample.output = if kind.is_kernel() { [].into() } else { sample.output };
     let positions = f64::from((prompt + generate + kind.depth()) * batch);
     let kv = if cell.artifact.model.as_str() == "mistral-7b" { 131_072.0 } else { 22_528.0 };
     let memory = weight_bytes(cell) as f64 * 1.03 + positions * kv + 4e8;

@@ -30,13 +30,13 @@ fn without_a_sampler(result: &mut CellResult) {
         "pp" => {
             (workload.kind, workload.generate) = (Kind::Prefill { depth: 0 }, 0);
             for sample in &mut result.samples {
-                (sample.times.tokens, sample.output) = (vec![], vec![]);
+                (sample.times.tokens, sample.output) = ([].into(), [].into());
             }
         }
         "tg" => {
             (workload.kind, workload.prompt) = (Kind::Decode { depth: 4096 }, Prompt::Seeded { seed: 1, tokens: 0 });
             for sample in &mut result.samples {
-                (sample.prompt_tokens, sample.output) = (0, vec![]);
+                (sample.prompt_tokens, sample.output) = (0, [].into());
             }
         }
         _ => {}

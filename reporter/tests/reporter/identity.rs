@@ -1,5 +1,7 @@
 //! Where outputs part, times that fall short, and repetitions that get slower: what is told of it, and where.
 
+use std::sync::Arc;
+
 use regatta_core::artifact::{Precision, Weights};
 use regatta_core::backend::BackendKind;
 use regatta_core::flag::Flag;
@@ -42,7 +44,7 @@ fn flags(run: &RunView, row: usize) -> Vec<&str> {
 /// Gives every repetition from number `from` on other tokens from the 17th on.
 fn part(cell: &mut CellResult, from: usize) {
     for sample in &mut cell.samples[from..] {
-        sample.output[16..].iter_mut().for_each(|id| *id += 1);
+        Arc::make_mut(&mut sample.output)[16..].iter_mut().for_each(|id| *id += 1);
     }
 }
 
@@ -107,9 +109,25 @@ fn a_backend_whose_processes_disagree_is_flagged_though_no_worker_saw_it() {
 fn in_a_batch_the_first_sequence_that_parts_counts() {
     let mut dataset = dataset(vec![("batch", 64, 32, 4)]);
     // The second token of the third sequence.
-    dataset.runs[0].cells[1].samples.iter_mut().for_each(|sample| sample.output[2 * 32 + 1] += 1);
+    dataset.runs[0].cells[1].samples.iter_mut().for_each(|sample| Arc::make_mut(&mut sample.output)[2 * 32 + 1] += 1);
     let same = &report(&dataset).runs[0].comparisons[0].pairs[0].same_tokens.text;
     assert_eq!(same, "1 of 32");
+}
+
+/// Outputs are kept once for a million repetitions, and still apart where they differ.
+#[test]
+fn repetitions_of_one_output_hold_it_in_common() {
+    let mut dataset = dataset(vec![("chat", 64, 128, 1)]);
+    let cell = &mut dataset.runs[0].cells[0];
+    part(cell, 6);
+    let mut samples = cell.samples.clone();
+    for sample in &mut samples {
+        sample.output = sample.output.to_vec().into();
+    }
+    let cell = CellResult::new(cell.cell.clone(), cell.outcome.clone(), None, samples);
+    let shared: Vec<bool> =
+        cell.samples.iter().map(|sample| Arc::ptr_eq(&sample.output, &cell.samples[0].output)).collect();
+    assert_eq!(shared, [[true; 6].as_slice(), &[false; 3]].concat());
 }
 
 #[test]

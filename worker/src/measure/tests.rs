@@ -107,7 +107,7 @@ fn conditions(policy: &Policy) -> Conditions<'_> {
         policy,
         load_ns: 7,
         threads: 2,
-        flags: Flags::from([Flag::SyntheticWeights]),
+        flags: Flags::from_iter([Flag::SyntheticWeights]),
         clock: Clock::Monotonic,
     }
 }
@@ -136,9 +136,9 @@ fn a_repetition_is_reset_prefill_and_then_a_sample_for_each_token() {
     assert_eq!(session.calls, expected);
     assert_eq!((seen.warmed, seen.samples.len()), (3, 3));
     let sample = &seen.samples[2];
-    assert_eq!(sample.output, [a + 1, a + 2, a + 3, b + 1, b + 2, b + 3]);
+    assert_eq!(*sample.output, [a + 1, a + 2, a + 3, b + 1, b + 2, b + 3]);
     assert_eq!((sample.key.repetition, sample.key.epoch, sample.warmup_repetitions), (2, Epoch(3), 3));
-    assert_eq!(sample.flags, Flags::from([Flag::SyntheticWeights]));
+    assert_eq!(sample.flags, Flags::from_iter([Flag::SyntheticWeights]));
     assert_eq!(sample.times.tokenized, 0);
     assert_eq!(sample.times.end, sample.times.tokens[2]);
     sample.check(&workload).unwrap();
@@ -218,7 +218,7 @@ fn times_on_a_scripted_clock_are_exactly_those_of_the_script() {
     for sample in scripted("w", Kind::Generate, 4) {
         assert_eq!((sample.times.prefill_done, &sample.times.tokens[..2]), (2_000_000, &[2_000_000, 5_000_000][..]));
         assert_eq!((sample.times.end, sample.first_repetition_ns), (14_000_000, 14_000_000));
-        assert_eq!(sample.flags, Flags::from([Flag::SyntheticWeights]));
+        assert_eq!(sample.flags, Flags::from_iter([Flag::SyntheticWeights]));
     }
 }
 
@@ -226,9 +226,9 @@ fn times_on_a_scripted_clock_are_exactly_those_of_the_script() {
 fn a_device_that_is_still_at_work_when_the_clock_stops_was_not_waited_for() {
     let hasty = scripted("fault-no-sync", Kind::Generate, 4);
     // Five calls that return at once.
-    assert!(hasty.iter().all(|sample| sample.flags.contains(&Flag::NotWaitedFor) && sample.times.end == 5_000));
+    assert!(hasty.iter().all(|sample| sample.flags.contains(Flag::NotWaitedFor) && sample.times.end == 5_000));
     let steps = scripted("fault-no-sync", Kind::Decode { depth: 0 }, 4);
-    assert!(steps.iter().all(|sample| !sample.flags.contains(&Flag::NotWaitedFor)), "the loop waits after each step");
+    assert!(steps.iter().all(|sample| !sample.flags.contains(Flag::NotWaitedFor)), "the loop waits after each step");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_warm_up_that_never_settles_ends_at_its_limit_and_is_told() {
     let conditions = Conditions { clock: fake.clock(), ..conditions(&policy) };
     measure(&mut *fake.open(&input.plan).unwrap(), &input, None, &conditions, &mut seen).unwrap();
     assert_eq!((seen.warmed, seen.samples.len()), (20, 3));
-    assert!(seen.samples.iter().all(|sample| sample.flags.contains(&Flag::WarmupNotStable)));
+    assert!(seen.samples.iter().all(|sample| sample.flags.contains(Flag::WarmupNotStable)));
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn an_output_that_changes_is_flagged() {
     let input = Input::new(&workload, fake.limits(), None).unwrap();
     let (policy, mut seen) = (policy(1, 1), Seen::default());
     measure(&mut *fake.open(&input.plan).unwrap(), &input, None, &conditions(&policy), &mut seen).unwrap();
-    assert!(seen.samples.iter().all(|sample| sample.flags.contains(&Flag::OutputChanged)));
+    assert!(seen.samples.iter().all(|sample| sample.flags.contains(Flag::OutputChanged)));
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn a_workload_without_generation_is_a_prefill() {
     measure(&mut Scripted::default(), &input, None, &conditions(&policy), &mut seen).unwrap();
     let sample = &seen.samples[0];
     assert_eq!((sample.times.end, sample.output.len()), (sample.times.prefill_done, 0));
-    assert!(sample.flags.contains(&Flag::WarmupNotStable), "nothing was warmed up");
+    assert!(sample.flags.contains(Flag::WarmupNotStable), "nothing was warmed up");
 }
 
 #[test]
@@ -333,6 +333,6 @@ fn a_text_is_tokenised_and_detokenised_on_the_clock() {
         sample.check(&workload).unwrap();
         assert!(sample.times.tokenized > 0 && sample.times.prefill_start >= sample.times.tokenized);
         assert!(sample.times.end > sample.times.tokens[1]);
-        assert_eq!((sample.prompt_tokens, sample.output.as_slice()), (5, &[6, 7, 6, 7][..]));
+        assert_eq!((sample.prompt_tokens, &*sample.output), (5, &[6, 7, 6, 7][..]));
     }
 }

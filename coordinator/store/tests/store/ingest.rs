@@ -75,7 +75,7 @@ async fn samples_that_break_a_rule_are_set_apart_with_the_reason() {
     };
     let records = [
         broken(|s| s.times.prefill_done = s.times.prefill_start),
-        broken(|s| s.times.tokens.truncate(1)),
+        broken(|s| s.times.tokens = s.times.tokens[..1].into()),
         broken(|s| s.batch = 2),
         broken(|s| s.key.epoch = Epoch(7)),
         broken(|s| s.key.repetition = 3 * REPETITIONS),

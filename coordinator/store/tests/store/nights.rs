@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use regatta_core::cell::Outcome;
+use regatta_core::flag::Flags;
 use regatta_core::id::{RunId, TrialId};
 use regatta_core::nightly::{Again, Direction, Finding, Metric, Rules, Said, Standing, Unjudged};
 use regatta_core::passes::{StopReason, Stopped};
@@ -20,7 +21,7 @@ fn sample(cell: regatta_core::cell::CellHash, epoch: Epoch, repetition: u32, ste
     // Processes differ by 0.1 %.
     let step = step_ns + step_ns * process / 1000;
     let mut sample = common::sample(cell, epoch, repetition);
-    sample.flags.clear();
+    sample.flags = Flags::empty();
     sample.times.prefill_done = 3 + step;
     sample.times.tokens = (1..=u64::from(GENERATE)).map(|token| 3 + step * (1 + token)).collect();
     sample.times.end = 10 * step;

@@ -90,7 +90,7 @@ impl<'a> Context<'a> {
 
     /// Whiskers of a chart of all cells.
     pub(super) fn whiskers(&self, of: Of) -> Whiskers {
-        Whiskers::of(self.subject.cells.iter().filter(|m| m.result.is_ok()).filter_map(of))
+        Whiskers::of(self.subject.cells.iter().filter(|m| m.is_ok).filter_map(of))
     }
 
     /// The most values that a cell has: worker processes, or repetitions of a single one.
@@ -124,7 +124,7 @@ impl<'a> Context<'a> {
     /// The measured cells of a backend at a precision.
     pub(super) fn measured(&self, backend: BackendKind, precision: Precision) -> impl Iterator<Item = &Measured<'a>> {
         let cells = self.subject.cells.iter().filter(move |m| m.backend() == backend && m.precision() == precision);
-        cells.filter(|m| m.result.is_ok())
+        cells.filter(|m| m.is_ok)
     }
 
     /// Those of the smallest batch.
@@ -153,7 +153,7 @@ impl<'a> Context<'a> {
     /// In a word, why a backend has no line at a precision.
     pub(super) fn state(&self, backend: BackendKind, precision: Precision) -> &'static str {
         let mut cells = self.subject.cells.iter().filter(|m| m.backend() == backend && m.precision() == precision);
-        cells.find(|m| !m.result.is_ok()).map_or("no data", |m| m.result.state())
+        cells.find(|m| !m.is_ok).map_or("no data", |m| m.result.state())
     }
 }
 
@@ -176,7 +176,7 @@ pub(crate) fn style(backend: BackendKind) -> usize {
 
 /// In a word, why a cell has no value.
 pub(super) fn missing(measured: &Measured<'_>, undefined: &str) -> String {
-    if measured.result.is_ok() { undefined.to_owned() } else { measured.result.state().to_owned() }
+    if measured.is_ok { undefined.to_owned() } else { measured.result.state().to_owned() }
 }
 
 pub(super) fn points(panels: &[LinePanel]) -> impl Iterator<Item = Point> {

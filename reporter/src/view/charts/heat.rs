@@ -158,7 +158,7 @@ fn value(measured: &Measured<'_>) -> Option<f64> {
     let stats = &measured.stats;
     let rate =
         if matches!(measured.workload().kind, Kind::Prefill { .. }) { stats.prefill_rate } else { stats.decode_rate };
-    rate.filter(|_| measured.result.is_ok()).map(|summary| summary.median)
+    rate.filter(|_| measured.is_ok).map(|summary| summary.median)
 }
 
 fn field(measured: &Measured<'_>, best: f64) -> Heat {

@@ -41,7 +41,7 @@ impl Context<'_> {
 }
 
 fn strip_row(label: String, series: usize, measured: &Measured<'_>) -> StripRow {
-    let itl = measured.stats.itl_ms.filter(|_| measured.result.is_ok());
+    let itl = measured.stats.itl_ms.filter(|_| measured.is_ok);
     let strip = itl.map(|i| Strip { min: i.min, p50: i.p50, p90: i.p90, p99: i.p99, max: i.max });
     let missing = if strip.is_none() { missing(measured, "not defined") } else { String::new() };
     StripRow { label, series, strip, missing }

@@ -124,7 +124,7 @@ impl Context<'_> {
 
     /// Width of a context bin: a power of two that leaves no more than [`MAX_BINS`] of them.
     fn bin_width(&self) -> Option<u32> {
-        let longest = self.subject.cells.iter().filter(|m| m.result.is_ok());
+        let longest = self.subject.cells.iter().filter(|m| m.is_ok);
         let longest = longest.filter_map(|m| Some(m.prompt_tokens()? + m.workload().generate)).max()?;
         let mut bin = 8;
         while longest / bin > MAX_BINS {

@@ -35,7 +35,11 @@ pub(super) fn sizes(subjects: &[Subject<'_>], slug: &str) -> Vec<LineChart> {
 }
 
 fn size(place: &[&Subject<'_>], slug: String) -> Option<LineChart> {
-    let cells = || place.iter().flat_map(|s| &s.cells).filter(|m| m.result.is_ok() && m.stats.decode_rate.is_some());
+    // One subject is one model, of one size.
+    if place.len() < 2 {
+        return None;
+    }
+    let cells = || place.iter().flat_map(|s| &s.cells).filter(|m| m.is_ok && m.stats.decode_rate.is_some());
     let mut backends: Vec<BackendKind> = BackendKind::ALL.to_vec();
     backends.retain(|b| cells().any(|m| m.backend() == *b));
     let whiskers = Whiskers::of(cells().filter_map(|m| m.stats.decode_rate));

@@ -53,7 +53,7 @@ impl Context<'_> {
     /// Workloads that have a decode rate wherever a backend has any at a precision: only those can be averaged fairly.
     fn common_workloads(&self) -> Vec<&Workload> {
         let rated = |b: BackendKind, p: Precision, w: &Workload| {
-            self.subject.at(b, p, w).is_some_and(|m| m.result.is_ok() && m.stats.decode_rate.is_some())
+            self.subject.at(b, p, w).is_some_and(|m| m.is_ok && m.stats.decode_rate.is_some())
         };
         let mut pairs: Vec<(BackendKind, Precision)> = Vec::new();
         for backend in &self.backends {
@@ -70,7 +70,7 @@ impl Context<'_> {
 
     fn mean(&self, backend: BackendKind, precision: Precision, workloads: &[&Workload], whiskers: Whiskers) -> Bar {
         let cells: Vec<_> = workloads.iter().filter_map(|w| self.subject.at(backend, precision, w)).collect();
-        let rates: Vec<_> = cells.iter().filter_map(|m| m.stats.decode_rate.filter(|_| m.result.is_ok())).collect();
+        let rates: Vec<_> = cells.iter().filter_map(|m| m.stats.decode_rate.filter(|_| m.is_ok)).collect();
         let mean = |values: Vec<f64>| geometric_mean(&values);
         let median = mean(rates.iter().map(|s| s.median).collect());
         let low = mean(rates.iter().map(|s| whiskers.ends(s).0).collect());
@@ -81,7 +81,7 @@ impl Context<'_> {
             }
             _ if cells.is_empty() => Mark::Absent,
             _ => Mark::Missing {
-                state: cells.iter().find(|m| !m.result.is_ok()).map_or("no data", |m| m.result.state()).to_owned(),
+                state: cells.iter().find(|m| !m.is_ok).map_or("no data", |m| m.result.state()).to_owned(),
             },
         };
         Bar { mark, suspect: cells.iter().any(|m| m.is_suspect()) }

@@ -132,7 +132,7 @@ impl Context<'_> {
 
 fn bar(measured: Option<&Measured<'_>>, usual_n: usize, rate: &Rate, whiskers: Whiskers) -> Bar {
     let Some(measured) = measured else { return Bar { mark: Mark::Absent, suspect: false } };
-    let mark = match (rate.of)(measured).filter(|_| measured.result.is_ok()) {
+    let mark = match (rate.of)(measured).filter(|_| measured.is_ok) {
         Some(s) => {
             let (low, high) = whiskers.ends(&s);
             let note = if s.n < usual_n { format!("n={}", s.n) } else { String::new() };

@@ -111,7 +111,8 @@ impl Fault {
             Self::Grandchild => grandchild(),
             Self::Order => sample.times.tokens.reverse(),
             Self::Count => {
-                sample.times.tokens.pop();
+                let times = &mut sample.times.tokens;
+                *times = times[..times.len().saturating_sub(1)].into();
             }
             Self::NoSync | Self::Drift | Self::Output | Self::OutputOfProcess | Self::Spikes | Self::Trend => {}
         }

@@ -9,3 +9,5 @@ endif()
 # libllama is 160 small C++ files, one for each model family, around the same large headers. Compiled in groups they
 # take a third of the time. ggml, where the kernels are, is still compiled file by file, exactly as upstream does.
 cmake_language(DEFER CALL set_target_properties llama PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 24)
+
+include("${CMAKE_CURRENT_LIST_DIR}/amx.cmake")

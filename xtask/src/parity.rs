@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::command::{Failure, Run, cargo, exists};
+use crate::command::{Failure, Run, cargo, exists, root};
 use crate::fixtures::{cache_dir, entries, find, python};
 use crate::rates::{column, median, median_interval};
 
@@ -228,7 +228,8 @@ fn llama_bench() -> Result<PathBuf, Failure> {
         "-DLLAMA_BUILD_EXAMPLES=OFF",
         "-DLLAMA_BUILD_SERVER=OFF",
     ];
-    Run::new("cmake").arg("-S").arg(&tree).arg("-B").arg(&build).args(&flags).run()?;
+    let kernels = format!("-DCMAKE_PROJECT_llama.cpp_INCLUDE={}", root().join("cmake/amx.cmake").display());
+    Run::new("cmake").arg("-S").arg(&tree).arg("-B").arg(&build).args(&flags).arg(kernels).run()?;
     Run::new("cmake").arg("--build").arg(&build).args(&["--target", "llama-bench", "--parallel"]).run()?;
     Ok(program)
 }

@@ -6,6 +6,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const cell = row.cells[column];
     if ("sort" in cell.dataset) return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
     const first = cell.firstChild ? cell.firstChild.textContent.trim() : "";
+    if (first === "–") return null;
     return heads[column].classList.contains("n") ? Number(first.replaceAll(",", "")) : cell.textContent.trim();
   };
   heads.forEach((head, column) => {

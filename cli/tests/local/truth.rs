@@ -194,7 +194,7 @@ fn clean_cells_have_no_defect(truth: &Truth) {
         assert_eq!(truth.defects(workload), [""; 0], "{workload}");
         assert_eq!((truth.fact(workload, "spikes"), truth.fact(workload, "trend")), (None, None), "{workload}");
     }
-    assert_eq!(truth.fact("clean", "output"), Some("the same in all 40 repetitions"));
+    assert!(truth.fact("clean", "output").unwrap().ends_with(" in all 40 repetitions"));
     assert_eq!(truth.fact("clean", "warm-up"), Some("4 repetitions"));
 }
 

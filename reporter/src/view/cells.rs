@@ -120,6 +120,8 @@ pub struct CellDetail {
     pub counted: String,
     /// What is the same for all repetitions.
     pub facts: Vec<Meaning>,
+    /// The flags that each of the repetitions shown has.
+    pub common_flags: Vec<Meaning>,
     /// What was seen of the surroundings of any of the repetitions.
     pub seen: Vec<Head>,
     /// The repetitions, those that don't count last; of very many only the first.
@@ -209,10 +211,11 @@ fn row(subject: &Subject<'_>, measured: &Measured<'_>) -> CellRow {
 }
 
 impl Value {
-    /// What a table sorts by, where the text by itself doesn't tell: empty for a missing value.
+    /// What a table sorts by, where the text by itself doesn't tell: empty for what has no place in an order.
     pub fn sort_key(&self) -> Option<String> {
-        let plain = self.text.replace(',', "").parse::<f64>().is_ok();
-        (!plain).then(|| self.sort.map(|n| n.to_string()).unwrap_or_default())
+        let plain = self.text == text::MISSING || self.text.replace(',', "").parse::<f64>().is_ok();
+        // Six digits tell more than any text shows, and a large page has thousands of these.
+        (!plain).then(|| self.sort.map(|n| format!("{n:.5e}")).unwrap_or_default())
     }
 
     pub(super) fn new(text: String, sort: Option<f64>) -> Self {
@@ -337,10 +340,28 @@ fn detail(subject: &Subject<'_>, measured: &Measured<'_>, shown: usize) -> CellD
         state: result.state(),
         counted: how_counted(measured),
         facts: facts(measured),
+        common_flags: super::common(rows.iter().map(|row| &row.flags)),
         seen: columns.iter().map(Column::head).collect(),
         repetitions: rows,
         more: result.measured().count().saturating_sub(shown),
         rejected: rejected.map(refusal).collect(),
+    }
+}
+
+impl CellDetail {
+    /// Whether any repetition has a 99th percentile: few tokens have none.
+    pub fn has_itl_p99(&self) -> bool {
+        self.repetitions.iter().any(|row| row.itl_p99 != text::MISSING)
+    }
+
+    /// Whether repetitions have outputs of their own. Where they don't, what all generated is told with the cell's facts.
+    pub fn outputs_differ(&self) -> bool {
+        self.repetitions.iter().any(|row| row.output != self.repetitions[0].output)
+    }
+
+    /// Whether any repetition has a flag that another one has not.
+    pub fn has_own_flags(&self) -> bool {
+        self.repetitions.iter().any(|row| row.flags.len() > self.common_flags.len())
     }
 }
 
@@ -411,18 +432,28 @@ fn facts(measured: &Measured<'_>) -> Vec<Meaning> {
     if let Some(worker) = &result.facts {
         facts.push(fact("engine", text::reason(&worker.engine)));
         facts.extend(worker.weight_bytes.map(|b| fact("weights read per step", text::bytes(b))));
-        facts.push(fact("artifact", text::label(&worker.artifact_digest).chars().take(12).collect()));
+        // The fake has none.
+        if !worker.artifact_digest.is_empty() {
+            facts.push(fact("artifact", text::label(&worker.artifact_digest).chars().take(12).collect()));
+        }
     }
     facts.push(fact("cell", result.hash.0.short()));
     facts
 }
 
 /// Whether its repetitions gave the same tokens, over all processes.
+/// The hash of what was generated in all repetitions, or in how many they part.
 fn output(result: &CellResult) -> Option<String> {
+    let first = result.samples.first().filter(|first| !first.output.is_empty())?;
+    let hash = Digest::of_tokens(&first.output).short();
     let all: Vec<_> = result.samples.iter().filter_map(|sample| result.agreement(sample)).collect();
     let parted: Vec<_> = all.iter().filter(|agreement| !agreement.is_full()).collect();
     let Some(earliest) = parted.iter().min_by_key(|agreement| agreement.same) else {
-        return (all.len() > 1).then(|| format!("the same in all {}", text::count(all.len(), "repetition")));
+        return Some(if all.len() > 1 {
+            format!("{hash} in all {}", text::count(all.len(), "repetition"))
+        } else {
+            hash
+        });
     };
     Some(format!("{} of {} differ, {earliest}", parted.len(), text::count(all.len(), "repetition")))
 }

@@ -96,6 +96,8 @@ pub struct RunView {
     pub sections: Vec<Section>,
     /// Every measured cell.
     pub rows: Vec<CellRow>,
+    /// The flags that each of several has, for a line above their table.
+    pub common_flags: Vec<Meaning>,
     /// Whether device memory is known of any of them.
     pub has_device_memory: bool,
     /// Whether energy is known of any of them.
@@ -118,6 +120,13 @@ pub struct RunView {
     pub scenario_file: String,
     /// The scenario's text.
     pub scenario_text: String,
+}
+
+impl RunView {
+    /// Whether any cell's share of its device's peaks is known.
+    pub fn has_utilisation(&self) -> bool {
+        self.rows.iter().any(|row| row.mbu.sort.is_some() || row.prefill_mfu.sort.is_some())
+    }
 }
 
 /// Everything that is charted together: one model with one kind of weights on one device.
@@ -184,6 +193,7 @@ fn run_view(run: &Run, several: bool, shown: usize) -> RunView {
     let (has_device_memory, has_energy) = surroundings::has_device_numbers(counted);
     let problems: Vec<Problem> = cells::problems(run).into_iter().chain(replicas::problems(run, &groups)).collect();
     let prefix = if several { text::slug(run.id.as_str()) } else { String::new() };
+    let rows = cells::rows(&subjects);
     RunView {
         id: text::label(run.id.as_str()),
         anchor: text::slug(run.id.as_str()),
@@ -199,7 +209,8 @@ fn run_view(run: &Run, several: bool, shown: usize) -> RunView {
         comparisons,
         overheads: overhead::overheads(&subjects),
         sections: sections(&subjects, &prefix).into_iter().chain(replicas::sections(&groups, &prefix)).collect(),
-        rows: cells::rows(&subjects),
+        common_flags: if rows.len() > 1 { common(rows.iter().map(|row| &row.flags)) } else { Vec::new() },
+        rows,
         has_device_memory,
         has_energy,
         groups: replicas::rows(&groups),
@@ -228,6 +239,15 @@ fn sections(subjects: &[Subject<'_>], prefix: &str) -> Vec<Section> {
     let overview = Section { title: "All models and devices".to_owned(), charts: across };
     let each = subjects.iter().map(|s| Section { title: s.label(), charts: charts::all(s, &slug(s)) });
     std::iter::once(overview).filter(|s| !s.charts.is_empty()).chain(each).collect()
+}
+
+/// The flags that are in every one of these lists.
+fn common<'f>(mut lists: impl Iterator<Item = &'f Vec<Meaning>>) -> Vec<Meaning> {
+    let Some(first) = lists.next() else { return Vec::new() };
+    lists.fold(first.clone(), |mut common, list| {
+        common.retain(|flag| list.contains(flag));
+        common
+    })
 }
 
 /// Flags in words: `debug_build` as `debug build`.

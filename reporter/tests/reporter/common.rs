@@ -20,13 +20,27 @@ use regatta_core::model::{BUILT_IN_MODELS, parse_manifest};
 use regatta_core::roofline::peaks::Number;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey, Times};
-use regatta_core::telemetry::Telemetry;
+use regatta_core::telemetry::{Spread, Telemetry};
 use regatta_core::trial::Epoch;
 use regatta_core::worker::{Engine, SimdLevel, WORKER_PROTOCOL, WorkerInfo};
 use regatta_core::workload::{Kind, Prompt, Workload};
 use regatta_reporter::dataset::{CellResult, Dataset, Host, Run, WorkerFacts};
 use regatta_reporter::roofline::Ceiling;
 use regatta_reporter::view::{Break, Night, Nightly};
+
+/// What an agent on Linux sees of a processor while a sample is measured.
+fn of_a_processor(sample: &Sample) -> Telemetry {
+    let n = f64::from(sample.key.repetition % 7);
+    Telemetry {
+        window_ns: sample.times.end,
+        readings: 12,
+        load_by_others: Some(0.02 + n / 100.0),
+        cpu_mhz: Some(Spread { min: 3100.0, median: 3400.0 + n, max: 3700.0 }),
+        cpu_temperature_c: Some(61.0 + n),
+        governor: Some("performance".to_owned()),
+        ..Telemetry::default()
+    }
+}
 
 /// When every run of the test data began.
 pub(crate) const START: &str = "2026-03-02T21:40:07Z";
@@ -693,10 +707,16 @@ pub(crate) fn nightly() -> Nightly {
 
 /// So many cells on machines of a hundred cells each, with so many repetitions of so many tokens.
 pub(crate) fn large(cells: u32, repetitions: u32, tokens: u32) -> Dataset {
-    let names: Vec<String> = (0..25).map(|n| format!("work-{n:02}")).collect();
+    large_of(25, cells, repetitions, tokens)
+}
+
+/// The same of so many workloads, each on two backends in two precisions.
+pub(crate) fn large_of(workloads: u32, cells: u32, repetitions: u32, tokens: u32) -> Dataset {
+    let names: Vec<String> = (0..workloads).map(|n| format!("work-{n:02}")).collect();
     let mut all = Vec::new();
     let mut hosts = Vec::new();
-    for machine in 0..cells.div_ceil(100) {
+    let of_machine = 4 * workloads;
+    for machine in 0..cells.div_ceil(of_machine) {
         let agent = format!("bench-{machine:02}");
         let plan = Plan {
             backends: vec![BackendKind::Candle, BackendKind::LlamaCpp],
@@ -709,11 +729,14 @@ pub(crate) fn large(cells: u32, repetitions: u32, tokens: u32) -> Dataset {
             let workload = (name.as_str(), 32 << (n % 5), tokens, 1 << (n % 3));
             all.extend(cells_of(&plan, &agent, Weights::Real, &[workload]));
         }
-        all.truncate((first + 100).min(cells) as usize);
+        all.truncate((first + of_machine).min(cells) as usize);
         hosts.push(host(&agent));
     }
     for cell in &mut all {
         cell.per_pass = 5;
+        for sample in &mut cell.samples {
+            sample.telemetry = Some(Box::new(of_a_processor(sample)));
+        }
     }
     let mut run = run(all);
     run.hosts = hosts;

@@ -2,6 +2,7 @@
 
 use regatta_core::cell::Outcome;
 use regatta_core::failure::FailureKind;
+use regatta_core::flag::Flag;
 use regatta_reporter::chart::{self, Layout};
 use regatta_reporter::dataset::Dataset;
 use regatta_reporter::{
@@ -235,8 +236,36 @@ fn a_page_of_a_thousand_cells_is_light() {
     assert_eq!((run.rows.len(), run.details.len()), (1000, 1000));
     // Of each cell some repetitions are shown, and how many are not.
     assert!(run.details.iter().all(|cell| cell.repetitions.len() >= 3 && cell.repetitions.len() + cell.more == 30));
-    assert!(page.contains("27 more are not shown here."));
+    assert!(page.contains("<th>Repetition<small>3 of 30</small></th>"));
     assert!(page.contains("charts stand beside it in the folder charts"));
+}
+
+#[test]
+fn a_page_of_a_thousand_cells_is_light_where_each_kind_has_a_workload_of_its_own() {
+    let page = page(&common::large_of(250, 1000, 30, 16));
+    assert!(page.len() < 3_000_000, "{} bytes", page.len());
+}
+
+/// What is true of every cell stands above the table, what is true of some beside them: what stands in a row means something.
+#[test]
+fn flags_that_all_have_in_common_are_told_once() {
+    let mut dataset = common::demo();
+    let cells = &mut dataset.runs[0].cells;
+    cells[0].samples.iter_mut().for_each(|sample| sample.flags.insert(Flag::BusyHost));
+    cells[1].samples[2].flags.insert(Flag::BusyHost);
+    let page = page(&dataset);
+    let between = |from: &str, to: &str| {
+        let start = page.find(from).unwrap();
+        &page[start..start + page[start..].find(to).unwrap()]
+    };
+    let results = between("<h2>Results</h2>", "</table>");
+    assert_eq!(results.matches("synthetic weights</span>").count(), 1);
+    assert!(results.contains("<p class=\"kicker\">All of them: <span class=\"flag\" title=\"weights are seeded"));
+    assert_eq!(results.matches("busy host</span>").count(), 2);
+    let details: Vec<&str> = page.split("<details class=\"row\"").skip(1).collect();
+    assert!(details[0].contains("flags <b>synthetic weights, busy host</b>") && !details[0].contains("class=\"flag\""));
+    assert!(details[1].contains("flags <b>synthetic weights</b>") && details[1].contains("<th>Flags</th>"));
+    assert_eq!(details[1].split("</table>").next().unwrap().matches("class=\"flag\"").count(), 1);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn said<T>(result: anyhow::Result<T>) -> Result<T, String> {
 }
 
 fn report(reader: &Reader, run: &RunId) -> anyhow::Result<Report> {
-    let dataset = Handle::current().block_on(regatta_reporter::load(reader, std::slice::from_ref(run)))?;
+    let dataset = Handle::current().block_on(regatta_reporter::load_for_page(reader, std::slice::from_ref(run)))?;
     let options = ReportOptions { generated_at: Timestamp::now(), source: "the coordinator".to_owned(), svg: false };
     Ok(Report { html: regatta_reporter::render_served(&dataset, &options)?, policy: html::content_policy() })
 }

@@ -178,7 +178,10 @@ async fn gather(args: &ReportArgs, folders: &Folders) -> anyhow::Result<Chosen> 
             let mut ids = Vec::new();
             if imports.is_empty() || !runs.is_empty() {
                 ids = chosen(&reader, &runs, &path).await?;
-                dataset.runs = regatta_reporter::load(&reader, &ids).await?.runs;
+                dataset.runs = match args.format.target() {
+                    Target::Text(_) => regatta_reporter::load(&reader, &ids).await?.runs,
+                    Target::Report | Target::Pictures(_) => regatta_reporter::load_for_page(&reader, &ids).await?.runs,
+                };
             }
             reader.close().await;
             let first = ids.into_iter().next().or(first).context("neither a run nor an import was chosen")?;

@@ -124,7 +124,7 @@ async fn here(args: RunArgs, database: &Path, folders: &Folders) -> anyhow::Resu
     }
     let out = args.out.unwrap_or_else(|| report::folder(id.as_str()));
     let reader = source::open(database).await?;
-    let dataset = regatta_reporter::load(&reader, std::slice::from_ref(&id)).await?;
+    let dataset = regatta_reporter::load_for_page(&reader, std::slice::from_ref(&id)).await?;
     report::write(&dataset, database, &out, args.json)?;
     compare::in_turns(&dataset.runs, args.json);
     Ok(watched.exit())

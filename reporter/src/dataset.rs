@@ -17,6 +17,7 @@ use regatta_core::passes::Stopped;
 use regatta_core::quality::Quality;
 use regatta_core::run::RunState;
 use regatta_core::sample::{Sample, SampleKey};
+use regatta_core::telemetry::Telemetry;
 use regatta_core::trend;
 use regatta_core::trial::Epoch;
 use regatta_core::worker::WorkerInfo;
@@ -297,6 +298,16 @@ impl CellResult {
     pub fn measured(&self) -> impl Iterator<Item = (&Sample, bool)> {
         let kept = self.unfit.iter().chain(&self.superseded);
         self.samples.iter().map(|sample| (sample, true)).chain(kept.map(|sample| (sample, false)))
+    }
+
+    /// Drops what was seen around repetitions, in the order of [`CellResult::measured`], but for the first `shown` and where
+    /// device memory or energy is known, which numbers of the cell rest on.
+    pub fn forget_surroundings_after(&mut self, shown: usize) {
+        let rests = |seen: &Telemetry| seen.device_memory_bytes().is_some() || seen.energy_mj.is_some();
+        let kept = self.unfit.iter_mut().chain(&mut self.superseded);
+        for sample in self.samples.iter_mut().chain(kept).skip(shown) {
+            sample.telemetry = sample.telemetry.take().filter(|seen| rests(seen));
+        }
     }
 
     /// Whether none of its repetitions may be counted because of their surroundings.

@@ -22,5 +22,5 @@ mod write;
 pub use self::dataset::Dataset;
 pub use self::error::{ReportError, Result};
 pub use self::export::Format;
-pub use self::load::{load, load_imports};
+pub use self::load::{load, load_for_page, load_imports};
 pub use self::write::{Picture, ReportOptions, Written, export, pictures, render, render_live, render_served};

@@ -22,14 +22,28 @@ use crate::dataset::{CellResult, Dataset, Host, Import, MovedCell, NightSaid, Re
 use crate::error::{ReportError, Result};
 use crate::llama_bench::Row;
 use crate::roofline::Ceiling;
+use crate::view;
+use crate::write::MAX_ROWS;
 
 /// Reads runs with everything recorded for them, in the order given. Without any id, the newest run; a database
 /// without runs gives a dataset without runs.
 pub async fn load(reader: &Reader, runs: &[RunId]) -> Result<Dataset> {
-    read(reader, runs).await.map_err(|e| ReportError::Store(Box::new(e)))
+    read(reader, runs, Detail::Whole).await.map_err(|e| ReportError::Store(Box::new(e)))
 }
 
-async fn read(reader: &Reader, ids: &[RunId]) -> Result<Dataset, StoreError> {
+/// The same for a page and its charts. Of a run with more repetitions than have rows beside a page, what was seen around
+/// those that the page doesn't show is left out, where no number rests on it: of a million it is the better part.
+pub async fn load_for_page(reader: &Reader, runs: &[RunId]) -> Result<Dataset> {
+    read(reader, runs, Detail::Page).await.map_err(|e| ReportError::Store(Box::new(e)))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    Whole,
+    Page,
+}
+
+async fn read(reader: &Reader, ids: &[RunId], detail: Detail) -> Result<Dataset, StoreError> {
     let newest: Vec<RunId>;
     let ids = if ids.is_empty() {
         newest = reader.runs(1).await?.into_iter().map(|run| run.id).collect();
@@ -39,7 +53,7 @@ async fn read(reader: &Reader, ids: &[RunId]) -> Result<Dataset, StoreError> {
     };
     let mut runs = Vec::with_capacity(ids.len());
     for id in ids {
-        runs.push(run(reader, id).await?);
+        runs.push(run(reader, id, detail).await?);
     }
     Ok(Dataset { runs, imports: Vec::new() })
 }
@@ -62,7 +76,7 @@ async fn imports(reader: &Reader, ids: &[RunId]) -> Result<Vec<Import>, StoreErr
     Ok(imports)
 }
 
-async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
+async fn run(reader: &Reader, id: &RunId, detail: Detail) -> Result<Run, StoreError> {
     let record = reader.run(id.as_str()).await?;
     let records = reader.cells(id).await?;
     let workers = reader.worker_facts(id).await?;
@@ -86,10 +100,16 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
     // What was stored was valid when it was submitted; a report of an old run must not fail if rules have changed.
     let description = scenario::parse(&record.bundle).map(|s| s.description).unwrap_or_default();
     let night = night(reader, id, &records).await?;
+    let shown = match detail {
+        Detail::Whole => usize::MAX,
+        Detail::Page => shown(&records),
+    };
     let mut cells = Vec::with_capacity(records.len());
     for record in records {
         let samples = reader.samples_of_cell(id, record.hash).await?;
-        cells.push(cell(record, samples));
+        let mut cell = cell(record, samples);
+        cell.forget_surroundings_after(shown);
+        cells.push(cell);
     }
     Ok(Run {
         id: record.summary.id,
@@ -105,6 +125,13 @@ async fn run(reader: &Reader, id: &RunId) -> Result<Run, StoreError> {
         night,
         rejected,
     })
+}
+
+/// Of how many repetitions of each cell a page may show the surroundings.
+fn shown(cells: &[CellRecord]) -> usize {
+    let measured = cells.iter().filter(|cell| cell.samples > 0);
+    let samples = measured.clone().map(|cell| cell.samples as usize).sum();
+    if samples > MAX_ROWS { view::shown_of_each(samples, measured.count()) } else { usize::MAX }
 }
 
 /// What was said of a run as a night, if anything.

@@ -315,8 +315,12 @@ fn times(cell: &Cell) -> String {
 /// How many repetitions of each cell a report shows: all of them, unless they are so many that nobody could read them.
 pub(super) fn shown(runs: &[Run]) -> usize {
     let cells = || runs.iter().flat_map(|run| &run.cells).filter(|cell| cell.measured().next().is_some());
-    let all: usize = cells().map(|cell| cell.measured().count()).sum();
-    if all <= MAX_REPETITIONS { usize::MAX } else { (MAX_REPETITIONS / cells().count().max(1)).max(MIN_REPETITIONS) }
+    shown_of_each(cells().map(|cell| cell.measured().count()).sum(), cells().count())
+}
+
+/// The same for so many repetitions of so many cells.
+pub(crate) fn shown_of_each(repetitions: usize, cells: usize) -> usize {
+    if repetitions <= MAX_REPETITIONS { usize::MAX } else { (MAX_REPETITIONS / cells.max(1)).max(MIN_REPETITIONS) }
 }
 
 /// The repetitions of every cell that has any, `shown` of each at most.
@@ -328,7 +332,7 @@ pub(super) fn details(subjects: &[Subject<'_>], shown: usize) -> Vec<CellDetail>
 
 fn detail(subject: &Subject<'_>, measured: &Measured<'_>, shown: usize) -> CellDetail {
     let result = measured.result;
-    let columns = surroundings::columns(result.measured().map(|(sample, _)| sample));
+    let columns = surroundings::columns(result.measured().take(shown).map(|(sample, _)| sample));
     let rejected = result.rejected.iter();
     let mut rows: Vec<RepetitionRow> =
         result.measured().take(shown).map(|(s, counted)| repetition(result, s, counted, &columns)).collect();

@@ -19,6 +19,7 @@ use regatta_core::flag::{Flag, Flags};
 use regatta_core::metrics::METHOD_VERSION;
 use serde::Serialize;
 
+pub(crate) use self::cells::shown_of_each;
 pub use self::cells::{CellDetail, CellRow, Problem, RepetitionRow, Value};
 pub(crate) use self::charts::style;
 pub use self::charts::{

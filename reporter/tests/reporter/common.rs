@@ -737,6 +737,10 @@ pub(crate) fn large_of(workloads: u32, cells: u32, repetitions: u32, tokens: u32
         for sample in &mut cell.samples {
             sample.telemetry = Some(Box::new(of_a_processor(sample)));
         }
+        // As is done where so many are read for a page.
+        if cells * repetitions > 50_000 {
+            cell.forget_surroundings_after(3);
+        }
     }
     let mut run = run(all);
     run.hosts = hosts;

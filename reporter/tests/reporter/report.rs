@@ -246,6 +246,25 @@ fn a_page_of_a_thousand_cells_is_light_where_each_kind_has_a_workload_of_its_own
     assert!(page.len() < 3_000_000, "{} bytes", page.len());
 }
 
+/// What is left out of memory where there are very many is not on the page.
+#[test]
+fn a_page_rests_on_no_surroundings_but_those_it_shows() {
+    let mut dataset = common::large(100, 60, 4);
+    let seen = |dataset: &Dataset| {
+        let samples = dataset.runs[0].cells.iter().flat_map(|cell| &cell.samples);
+        samples.filter(|sample| sample.telemetry.is_some()).count()
+    };
+    // One cell was measured where energy was known: numbers rest on it.
+    let energetic = &mut dataset.runs[0].cells[7];
+    energetic.samples.iter_mut().for_each(|sample| sample.telemetry.as_mut().unwrap().energy_mj = Some(9000));
+    let (whole, all) = (page(&dataset), seen(&dataset));
+    dataset.runs[0].cells.iter_mut().for_each(|cell| cell.forget_surroundings_after(30));
+    assert_eq!((all, seen(&dataset)), (6000, 99 * 30 + 60));
+    assert!(whole == page(&dataset), "the page has changed");
+    dataset.runs[0].cells.iter_mut().for_each(|cell| cell.forget_surroundings_after(29));
+    assert!(whole != page(&dataset), "30 repetitions of each cell are shown");
+}
+
 /// What is true of every cell stands above the table, what is true of some beside them: what stands in a row means something.
 #[test]
 fn flags_that_all_have_in_common_are_told_once() {
